@@ -1,0 +1,1 @@
+"""Orchestration room: Prefect flows over cached stages, the command line and the report. No arithmetic."""
