@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
-from pydantic import Field, model_validator
 from torch import nn
 from torch.nn import functional
 
-from reward_data.types import Config
+from rl4seg.configs.network import NetworkConfig
 from rl4seg.runtime import seeded
 
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-
-
-class NetworkConfig(Config):
-    """A segmentation network."""
-
-    name: Literal["basic_unet", "unet", "dynunet", "segresnet"] = Field(
-        default="basic_unet",
-        description="MONAI network: BasicUNet, UNet, DynUNet (nnU-Net-like) or SegResNet.",
-    )
-    features: tuple[int, ...] = Field(
-        default=(16, 24, 32, 48, 48, 16),
-        min_length=2,
-        description="Channels per level. basic_unet takes six (five levels and the last up-convolution); "
-        "segresnet uses the first only.",
-    )
-    fold: int = Field(
-        default=2,
-        ge=1,
-        le=8,
-        description="Space-to-depth factor: fold x fold pixels become channels before the network and pixels "
-        "again after it. 2 is about four times as quick as 1 at nearly equal Dice.",
-    )
-    norm: Literal["instance", "batch", "group"] = Field(
-        default="instance",
-        description="Normalisation. instance and group keep no running statistics that could go stale.",
-    )
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout probability during training.")
-    residual_units: int = Field(default=0, ge=0, le=4, description="Residual units per level (unet only).")
-
-    @model_validator(mode="after")
-    def _six_features(self) -> NetworkConfig:
-        if self.name == "basic_unet" and len(self.features) != 6:
-            raise ValueError(f"basic_unet takes 6 features, got {len(self.features)}: {self.features}")
-        return self
 
 
 def _norm(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
@@ -60,30 +25,30 @@ def _norm(config: NetworkConfig) -> tuple[str, dict[str, Any]]:
 def _inner(config: NetworkConfig, in_channels: int, out_channels: int, dims: int) -> nn.Module:
     levels = len(config.features)
     common: dict[str, Any] = {"spatial_dims": dims, "in_channels": in_channels, "out_channels": out_channels}
+    common["norm_name" if config.name == "dynunet" else "norm"] = _norm(config)
+    network: nn.Module
     if config.name == "basic_unet":
-        return BasicUNet(**common, features=config.features, norm=_norm(config), dropout=config.dropout)
-    if config.name == "unet":
-        return UNet(
+        network = BasicUNet(**common, features=config.features, dropout=config.dropout)
+    elif config.name == "unet":
+        network = UNet(
             **common,
             channels=config.features,
             strides=(2,) * (levels - 1),
             num_res_units=config.residual_units,
-            norm=_norm(config),
             dropout=config.dropout,
         )
-    if config.name == "dynunet":
-        return DynUNet(
+    elif config.name == "dynunet":
+        network = DynUNet(
             **common,
             kernel_size=[3] * levels,
             strides=[1] + [2] * (levels - 1),
             upsample_kernel_size=[2] * (levels - 1),
             filters=config.features,
-            norm_name=_norm(config),
             dropout=config.dropout or None,
         )
-    return SegResNet(
-        **common, init_filters=config.features[0], norm=_norm(config), dropout_prob=config.dropout or None
-    )
+    else:
+        network = SegResNet(**common, init_filters=config.features[0], dropout_prob=config.dropout or None)
+    return network
 
 
 def fold_pixels(images: torch.Tensor, factor: int) -> torch.Tensor:
@@ -158,8 +123,8 @@ def norm_parameter_names(network: nn.Module) -> frozenset[str]:
 def shrink_and_perturb(network: nn.Module, shrink: float, sigma: float, generator: torch.Generator) -> None:
     """w <- shrink * w + N(0, sigma), in place, on every weight that is not a normalisation layer's.
 
-    Ash & Adams 2020, arXiv 1910.08475. Normalisation layers keep their scale and shift; running statistics, where
-    a network has any, must be estimated anew afterwards (`reestimate_statistics`).
+    Ash & Adams 2020, arXiv 1910.08475. Normalisation layers keep their scale and shift; running statistics,
+    where a network has any, must be estimated anew afterwards (`reestimate_statistics`).
     """
     keep = norm_parameter_names(network)
     for name, weight in network.named_parameters():

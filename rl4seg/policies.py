@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from reward_data.errors import ArtifactError, ConfigError
 from reward_data.types import Config, Float32
-from rl4seg.networks import NetworkConfig, SegmentationNetwork, build_network, norm_parameter_names
+from rl4seg.configs.network import NetworkConfig
+from rl4seg.networks import SegmentationNetwork, build_network, norm_parameter_names
 from rl4seg.runtime import Runtime, derive_seed
 
 WEIGHTS = "weights.safetensors"
@@ -139,8 +140,8 @@ def load_policy(path: Path, spec: ModelSpec, runtime: Runtime) -> Model:
         for field in ("in_channels", "class_names"):
             if getattr(model.spec, field) != getattr(spec, field):
                 raise ConfigError(
-                    f"{path}: checkpoint has {field} {getattr(model.spec, field)}, the data has {getattr(spec, field)}; "
-                    "choose a checkpoint of the same task or change target.labels"
+                    f"{path}: checkpoint has {field} {getattr(model.spec, field)}, "
+                    f"the data has {getattr(spec, field)}; choose a checkpoint of the same task or change target.labels"
                 )
         if len(model.spec.shape) != len(spec.shape):
             raise ConfigError(

@@ -6,29 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from reward_data.errors import ConfigError
-from reward_data.types import Config
-
-
-class RuntimeConfig(Config):
-    """Where and how the networks run. Nothing here changes what a stage means, only its speed and rounding."""
-
-    device: str = Field(
-        default="auto", description="auto (CUDA where visible, else CPU), cpu, cuda or cuda:N."
-    )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto: bfloat16 autocast on CUDA, float32 on CPU."
-    )
-    threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of torch. Null: every core this process may use."
-    )
-    batch_size: int = Field(default=64, ge=1, description="Images per forward pass where nothing is learned.")
+from rl4seg.configs.runtime import RuntimeConfig
 
 
 @dataclass(frozen=True)

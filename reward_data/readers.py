@@ -1,0 +1,322 @@
+"""A dataset as a user has it -> cases: nnU-Net raw folder, CSV manifest, plain folders of images, or the phantom.
+
+The listing (which files, ids, groups, splits) is made and checked whole before the first image is opened.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from reward_data import splits
+from reward_data.errors import DataError
+from reward_data.formats import ENDINGS, Picture, ending, picture_affine, read_image, read_labels, stem
+from reward_data.phantom import PhantomConfig, phantom_case
+from reward_data.types import Case, Config, LabelMap, UInt8
+
+MANIFEST_COLUMNS = ("id", "image", "label", "split", "group")
+
+
+class DatasetConfig(Config):
+    """Where the cases of one domain come from."""
+
+    format: Literal["auto", "nnunet", "manifest", "folder", "phantom"] = Field(
+        default="auto",
+        description="auto: a .csv file is a manifest, a folder with dataset.json is nnU-Net raw, another folder holds "
+        "images (or images/ and labels/, also below train/, val/, test/).",
+    )
+    path: str | None = Field(default=None, description="Folder or CSV file; not used by the phantom.")
+    domain: str = Field(default="source", description="Name of the domain, kept with every case.")
+    labels: LabelMap = Field(default_factory=LabelMap, description="Classes, and native values merged into them.")
+    spacing_mm: tuple[float, ...] | None = Field(
+        default=None, description="Pixel size per axis (row, column[, depth]) in mm, instead of what the files say."
+    )
+    spacing_known: bool = Field(
+        default=True, description="False: the files' pixel sizes are placeholders, lengths are in pixels."
+    )
+    group_pattern: str | None = Field(
+        default=None,
+        description=r"Regular expression whose group 1 of the case id is the patient, e.g. ^(patient\d+); "
+        "None: every case is a group of its own, unless a manifest says otherwise.",
+    )
+    max_cases: int | None = Field(
+        default=None, ge=1, description="Use at most this many cases, spread evenly over the list; None: all."
+    )
+    validation_fraction: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of the groups without a split that become 'val'."
+    )
+    test_fraction: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of the groups without a split that become 'test'."
+    )
+    split_seed: int = Field(default=0, ge=0, description="Seed of the draw of the splits.")
+    phantom: PhantomConfig | None = Field(default=None, description="What to simulate when format is phantom.")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> DatasetConfig:
+        if self.group_pattern is not None:
+            try:
+                groups = re.compile(self.group_pattern).groups
+            except re.error as error:
+                raise ValueError(f"group_pattern is not a regular expression: {error}") from error
+            if groups < 1:
+                raise ValueError(f"group_pattern {self.group_pattern!r} needs brackets around the patient")
+        if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing_mm {self.spacing_mm} must be positive")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must be below 1, nothing is left to train on")
+        return self
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """One line of a listing: which files make a case. ``images`` has one file per channel."""
+
+    id: str
+    group: str | None
+    split: str | None
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+def count_cases(config: DatasetConfig) -> int:
+    """How many cases ``read_cases`` will give; checks the listing, reads no image."""
+    return _phantom(config).cases if config.format == "phantom" else len(list_cases(config))
+
+
+def read_cases(config: DatasetConfig) -> Iterator[Case]:
+    """The cases of a dataset, read one at a time; the listing is checked before the first one is read.
+
+    Raises: DataError for whatever is wrong with the folder, the listing or a file, naming it.
+    """
+    if config.format == "phantom":
+        phantom = _phantom(config)
+        return (phantom_case(phantom, index) for index in range(phantom.cases))
+    return (_read(files, config) for files in list_cases(config))
+
+
+def list_cases(config: DatasetConfig) -> tuple[CaseFiles, ...]:
+    """The checked listing, sorted by split folder and id, every case with its group and split.
+
+    Raises: DataError for a missing folder, no images, duplicate ids, a label without image, a group in two splits.
+    """
+    if config.path is None:
+        raise DataError("the dataset has no path; give a folder or a CSV file, or format=phantom")
+    root = Path(config.path)
+    if not root.exists():
+        raise DataError(
+            f"{root}: no such folder or file; wanted an nnU-Net folder, an image folder or a CSV manifest"
+        )
+    listed = _LISTERS[_format(root, config)](root)
+    if not listed:
+        raise DataError(f"{root}: no images found; wanted files ending in {', '.join(ENDINGS)}")
+    splits.check_unique([files.id for files in listed], str(root))
+    grouped = [replace(files, group=files.group or _group(files.id, config)) for files in listed]
+    ids, groups = [files.id for files in grouped], [files.group or files.id for files in grouped]
+    given = [files.split for files in grouped]
+    splits.check_groups(ids, groups, given, str(root))
+    assigned = splits.assign(
+        groups, given, config.validation_fraction, config.test_fraction, config.split_seed
+    )
+    return _limit(tuple(replace(files, split=split) for files, split in zip(grouped, assigned)), config)
+
+
+def _phantom(config: DatasetConfig) -> PhantomConfig:
+    phantom = config.phantom or PhantomConfig()
+    if config.max_cases is not None and config.max_cases < phantom.cases:
+        return phantom.model_copy(update={"cases": config.max_cases})
+    return phantom
+
+
+def _format(root: Path, config: DatasetConfig) -> str:
+    if config.format != "auto":
+        return config.format
+    if root.suffix.lower() == ".csv":
+        return "manifest"
+    return "nnunet" if (root / "dataset.json").exists() else "folder"
+
+
+def _group(case_id: str, config: DatasetConfig) -> str:
+    if config.group_pattern is None:
+        return case_id
+    found = re.search(config.group_pattern, case_id)
+    if found is None or not found.group(1):
+        raise DataError(
+            f"group_pattern {config.group_pattern!r} finds no group in the case id {case_id!r}; correct the pattern"
+        )
+    return found.group(1)
+
+
+def _limit(listed: tuple[CaseFiles, ...], config: DatasetConfig) -> tuple[CaseFiles, ...]:
+    if config.max_cases is None or config.max_cases >= len(listed):
+        return listed
+    chosen = np.linspace(0, len(listed) - 1, config.max_cases).round().astype(int)
+    return tuple(listed[i] for i in chosen)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Supported image files of a folder, sorted by name; hidden files are passed over."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if ending(path) and not path.name.startswith("."))
+
+
+def _labels_by_id(folder: Path, ids: set[str]) -> dict[str, Path]:
+    labels = {stem(path): path for path in _files(folder)}
+    orphans = sorted(set(labels) - ids)
+    if orphans:
+        raise DataError(
+            f"{labels[orphans[0]]}: label file without an image ({len(orphans)} such); wanted an image of the same "
+            "name beside it: add the image or remove the label"
+        )
+    return labels
+
+
+def _list_nnunet(root: Path) -> list[CaseFiles]:
+    channels = _nnunet_channels(root / "dataset.json")
+    listed = []
+    for suffix, split in (("Tr", None), ("Ts", "test")):
+        images: dict[str, dict[str, Path]] = {}
+        for path in _files(root / f"images{suffix}"):
+            named = re.fullmatch(r"(.+)_(\d{4})", stem(path))
+            if named is None:
+                raise DataError(
+                    f"{path}: nnU-Net images are named <case>_<channel, 4 digits><ending>; rename the file"
+                )
+            images.setdefault(named[1], {})[named[2]] = path
+        labels = _labels_by_id(root / f"labels{suffix}", set(images))
+        for case_id, by_channel in images.items():
+            if list(by_channel) != [f"{channel:04d}" for channel in range(channels)]:
+                raise DataError(
+                    f"{next(iter(by_channel.values()))}: case {case_id!r} has the channels {list(by_channel)}, but "
+                    f"dataset.json names {channels}; add the missing files or correct channel_names"
+                )
+            listed.append(
+                CaseFiles(case_id, None, split, tuple(by_channel.values()), labels.get(case_id))
+            )
+    return listed
+
+
+def _nnunet_channels(path: Path) -> int:
+    """How many channels dataset.json names ("modality" in its older form)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return len(content.get("channel_names") or content.get("modality") or {"0": "image"})
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as nnU-Net's dataset.json ({error}); repair it or use format=folder"
+        ) from error
+
+
+def _list_folder(root: Path) -> list[CaseFiles]:
+    if not root.is_dir():
+        raise DataError(f"{root}: is a file, wanted a folder of images; a manifest's name ends in .csv")
+    listed = []
+    for split in (None, *splits.SPLITS):
+        folder = root / split if split else root
+        images = _files(folder / "images") or _files(folder)
+        labels = _labels_by_id(folder / "labels", {stem(path) for path in images})
+        listed += [CaseFiles(stem(path), None, split, (path,), labels.get(stem(path))) for path in images]
+    return listed
+
+
+def _list_manifest(path: Path) -> list[CaseFiles]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns = tuple(rows.fieldnames or ())
+            lines = [(rows.line_num, {key: (row[key] or "").strip() for key in columns}) for row in rows]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a CSV file ({error}); save it as UTF-8 text") from error
+    unknown = [name for name in columns if name not in MANIFEST_COLUMNS]
+    if unknown or not {"id", "image"} <= set(columns):
+        raise DataError(
+            f"{path}: columns {list(columns)}, wanted {list(MANIFEST_COLUMNS)} (id and image needed); mend the first line"
+        )
+    return [_manifest_row(path, number, row) for number, row in lines]
+
+
+def _manifest_row(path: Path, number: int, row: dict[str, str]) -> CaseFiles:
+    where = f"{path} line {number}"
+    if not row["id"] or not row["image"]:
+        raise DataError(f"{where}: id {row['id']!r} and image {row['image']!r} must both be given")
+    split = row.get("split") or None
+    if split not in (None, *splits.SPLITS):
+        raise DataError(f"{where}: split {split!r}, wanted one of {', '.join(splits.SPLITS)} or nothing")
+    image = path.parent / row["image"]
+    label = path.parent / row["label"] if row.get("label") else None
+    for file in (image, label):
+        if file is not None and not file.is_file():
+            raise DataError(f"{where}: no such file {file}; paths are relative to the CSV file: correct it")
+    return CaseFiles(row["id"], row.get("group") or None, split, (image,), label)
+
+
+_LISTERS: dict[str, Callable[[Path], list[CaseFiles]]] = {
+    "nnunet": _list_nnunet,
+    "folder": _list_folder,
+    "manifest": _list_manifest,
+}
+
+
+def _read(files: CaseFiles, config: DatasetConfig) -> Case:
+    picture = _on_known_grid(_read_channels(files), files.images[0], config)
+    return Case(
+        id=files.id,
+        group=files.group or files.id,
+        domain=config.domain,
+        split=files.split,
+        image=picture.values,
+        label=None if files.label is None else _read_label(files.label, picture, config),
+        spacing_mm=picture.spacing_mm,
+        affine=picture.affine,
+        spacing_known=picture.spacing_known,
+    )
+
+
+def _read_channels(files: CaseFiles) -> Picture:
+    """All channel files of a case as one picture, on the grid of the first."""
+    pictures = [read_image(path) for path in files.images]
+    for path, picture in zip(files.images, pictures):
+        if picture.values.shape[1:] != pictures[0].values.shape[1:]:
+            raise DataError(
+                f"{path}: shape {picture.values.shape[1:]}, but channel {files.images[0]} of the same case has "
+                f"{pictures[0].values.shape[1:]}; resample the channels to one grid"
+            )
+    return replace(pictures[0], values=np.concatenate([picture.values for picture in pictures]))
+
+
+def _on_known_grid(picture: Picture, path: Path, config: DatasetConfig) -> Picture:
+    """The picture with the spacing that counts: the configured one, else the file's."""
+    axes = picture.values.ndim - 1
+    if config.spacing_mm is not None:
+        if len(config.spacing_mm) != axes:
+            raise DataError(
+                f"{path}: has {axes} spatial axes, but spacing_mm={config.spacing_mm}; give {axes} entries"
+            )
+        affine = picture.affine if picture.spacing_known else picture_affine(config.spacing_mm)
+        return replace(picture, spacing_mm=config.spacing_mm, affine=affine, spacing_known=True)
+    if all(np.isfinite(size) and size > 0 for size in picture.spacing_mm):
+        return replace(picture, spacing_known=picture.spacing_known and config.spacing_known)
+    if not config.spacing_known:
+        return replace(picture, spacing_mm=(1.0,) * axes, spacing_known=False)
+    raise DataError(
+        f"{path}: pixel size {picture.spacing_mm} mm in the header, wanted positive numbers; give the dataset's "
+        "spacing_mm, or spacing_known=false"
+    )
+
+
+def _read_label(path: Path, picture: Picture, config: DatasetConfig) -> UInt8:
+    native = read_labels(path)
+    if native.shape != picture.values.shape[1:]:
+        raise DataError(
+            f"{path}: label of shape {native.shape}, but its image has {picture.values.shape[1:]}; wanted the same "
+            "pixels: export the label on the grid of the image"
+        )
+    return config.labels.apply(native, str(path))

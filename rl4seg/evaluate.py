@@ -1,0 +1,260 @@
+"""Evaluation of a policy on held-out cases: per-case rows and a summary, with labels or without.
+
+Distances and Dice are measured on the native grid against the native label, so that a coarse network grid flatters
+nobody; validity is the anatomical verdict on the network grid, as the loop itself sees it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from reward_data.anatomy import RuleSet, violations
+from reward_data.case_store import CaseStore
+from reward_data.errors import ConfigError, DataError
+from reward_data.types import Bool, Float32, Int64, Progress, UInt8, no_progress
+from rl4seg.calibration import calibrated_probability
+from rl4seg.configs.evaluation import EvaluationConfig
+from rl4seg.losses import categorical_entropy, categorical_kl
+from rl4seg.metrics import Reliability, dice, reliability, surface_distances
+from rl4seg.policies import Model
+from rl4seg.reward_net import RewardModel
+from rl4seg.runtime import Runtime
+
+BINS = 20
+
+
+@dataclass
+class CaseScore:
+    """The figures of one case; dice, hd and hd95 are empty without a label."""
+
+    case_id: str
+    valid: bool
+    violated: tuple[str, ...]
+    mean_reward: float | None
+    entropy: float
+    kl: float
+    confidence: float
+    areas: dict[str, float]
+    dice: dict[str, float] = field(default_factory=dict)
+    hd: dict[str, float] = field(default_factory=dict)
+    hd95: dict[str, float] = field(default_factory=dict)
+
+    def row(self) -> dict[str, object]:
+        """Flat, for the CSV."""
+        flat: dict[str, object] = {
+            "case": self.case_id,
+            "valid": int(self.valid),
+            "violated": ";".join(self.violated),
+        }
+        flat |= {
+            "mean_reward": self.mean_reward,
+            "confidence": self.confidence,
+            "entropy": self.entropy,
+            "kl": self.kl,
+        }
+        for name in ("areas", "dice", "hd", "hd95"):
+            flat |= {f"{name}_{structure}": value for structure, value in getattr(self, name).items()}
+        return {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in flat.items()}
+
+
+class Bins:
+    """Reliability accumulated over batches."""
+
+    def __init__(self) -> None:
+        self.sums = np.zeros((3, BINS))
+
+    def add(self, confidence: Float32, correct: Bool) -> None:
+        """Add flat confidences and hits."""
+        part = reliability(confidence, correct, BINS)
+        self.sums += np.stack([part.confidence * part.counts, part.accuracy * part.counts, part.counts])
+
+    def result(self) -> Reliability:
+        """The pooled curve."""
+        counts = np.maximum(self.sums[2], 1)
+        return Reliability(self.sums[0] / counts, self.sums[1] / counts, self.sums[2].astype(np.int64))
+
+
+@dataclass
+class Evaluator:
+    """One policy on one store; see `evaluate`."""
+
+    model: Model
+    reference: Model
+    reward: RewardModel | None
+    rules: RuleSet
+    store: CaseStore
+    config: EvaluationConfig
+    logit_bias: float
+    runtime: Runtime
+
+    def __post_init__(self) -> None:
+        names = self.store.class_names
+        self.structures = {name: (value,) for value, name in enumerate(names) if value}
+        for union, members in self.config.unions.items():
+            unknown = [m for m in members if m not in names]
+            if unknown:
+                raise ConfigError(
+                    f"evaluation.unions.{union}: no class {unknown[0]!r}; the classes are {list(names)}"
+                )
+            self.structures[union] = tuple(names.index(m) for m in members)
+        self.curves = {
+            name: Bins() for name in ("reward net, raw", "reward net, calibrated", "maximum softmax")
+        }
+
+    @torch.no_grad()
+    def batch(self, indices: Int64) -> tuple[list[CaseScore], UInt8, Float32]:
+        """Scores, masks (B, *S) and error maps (B, *S; probability of being wrong) of some cases."""
+        images = self.runtime.tensor(self.store.images(indices))
+        with self.runtime.autocast():
+            logits, logits_ref = self.model.network(images), self.reference.network(images)
+        logits[:, 1:] += self.logit_bias
+        masks = logits.argmax(1)
+        confidence = logits.softmax(1).amax(1)
+        reward_logits = None if self.reward is None else self.reward.logits(images, masks[:, None])[:, 0]
+        entropy, kl = categorical_entropy(logits), categorical_kl(logits, logits_ref)
+        arrays = masks.cpu().numpy().astype(np.uint8)
+        trust = confidence if reward_logits is None else self._probability(reward_logits)
+        self._calibration(indices, arrays, confidence, reward_logits)
+        scores = [
+            self._score(
+                int(i),
+                arrays[b],
+                None if reward_logits is None else float(trust[b].mean()),
+                (float(entropy[b].mean()), float(kl[b].mean()), float(confidence[b].mean())),
+            )
+            for b, i in enumerate(indices)
+        ]
+        return scores, arrays, (1 - trust).cpu().numpy()
+
+    def _probability(self, reward_logits: Tensor) -> Tensor:
+        assert self.reward is not None
+        return calibrated_probability(reward_logits, self.reward.temperature)
+
+    def _calibration(
+        self, indices: Int64, masks: UInt8, confidence: Tensor, reward_logits: Tensor | None
+    ) -> None:
+        labelled = self.store.has_label[indices]
+        if not labelled.any():
+            return
+        truth = self.store.labels(indices[labelled])
+        region = (masks[labelled] > 0) | (truth > 0)
+        correct = (masks[labelled] == truth)[region]
+        self.curves["maximum softmax"].add(confidence.cpu().numpy()[labelled][region], correct)
+        if reward_logits is not None:
+            for name, value in (
+                ("reward net, raw", calibrated_probability(reward_logits, 1.0)),
+                ("reward net, calibrated", self._probability(reward_logits)),
+            ):
+                self.curves[name].add(value.cpu().numpy()[labelled][region], correct)
+
+    def _score(
+        self, index: int, mask: UInt8, reward: float | None, signals: tuple[float, float, float]
+    ) -> CaseScore:
+        broken = violations(mask, self.rules, self.store.spacing_mm(index))
+        areas = {name: float(np.isin(mask, values).mean()) for name, values in self.structures.items()}
+        entropy, kl, confidence = signals
+        names = tuple(item.rule for item in broken)
+        score = CaseScore(self.store.ids[index], not broken, names, reward, entropy, kl, confidence, areas)
+        if self.store.has_label[index]:
+            native, truth = self.store.restore(index, mask), self.store.native_label(index)
+            for name, values in self.structures.items():
+                a, b = np.isin(native.labels, values), np.isin(truth, values)
+                score.dice[name] = dice(a, b)
+                score.hd[name], score.hd95[name] = surface_distances(a, b, native.spacing_mm)
+        return score
+
+
+def evaluate(
+    evaluator: Evaluator, indices: Int64, out: Path, progress: Progress = no_progress
+) -> dict[str, object]:
+    """Score the cases ``indices``; writes ``cases.csv``, ``summary.json`` and ``maps.h5`` into ``out``.
+
+    ``summary.json`` holds means and standard deviations over cases, counts of violated rules and reliability curves;
+    ``maps.h5`` the masks and error maps of all cases (``error`` uint8, 255 = certainly wrong).
+
+    Raises:
+        DataError: there is no case to evaluate.
+    """
+    if len(indices) == 0:
+        raise DataError(
+            "nothing to evaluate: the store has no test case; set target.test_fraction or a test split"
+        )
+    scores: list[CaseScore] = []
+    maps: list[tuple[UInt8, Float32]] = []
+    size = evaluator.runtime.batch_size
+    for start in range(0, len(indices), size):
+        part, masks, errors = evaluator.batch(indices[start : start + size])
+        scores += part
+        maps.append((masks, errors))
+        progress(len(scores), len(indices))
+    summary = summarise(scores, evaluator)
+    rows = [score.row() for score in scores]
+    with (out / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    with h5py.File(out / "maps.h5", "w") as file:
+        file.create_dataset("indices", data=np.asarray(indices, np.int64))
+        file.create_dataset("masks", data=np.concatenate([m for m, _ in maps]), compression="lzf")
+        error = np.concatenate([e for _, e in maps])
+        file.create_dataset("error", data=np.rint(error * 255).astype(np.uint8), compression="lzf")
+    return summary
+
+
+def mean_sd(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation over cases (n - 1; 0 for a single case)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def summarise(scores: list[CaseScore], evaluator: Evaluator) -> dict[str, object]:
+    """Means over cases; label-based entries are null where no case has a label."""
+    labelled = [s for s in scores if s.dice]
+    classes = [name for value, name in enumerate(evaluator.store.class_names) if value]
+
+    def over(name: str) -> dict[str, tuple[float, float]] | None:
+        if not labelled:
+            return None
+        return {k: mean_sd([getattr(s, name)[k] for s in labelled]) for k in evaluator.structures}
+
+    rewards = [s.mean_reward for s in scores if s.mean_reward is not None]
+    return {
+        "cases": len(scores),
+        "labelled": len(labelled),
+        "dice": over("dice"),
+        "dice_mean": mean_sd([float(np.mean([s.dice[c] for c in classes])) for s in labelled])
+        if labelled
+        else None,
+        "hd": over("hd"),
+        "hd95": over("hd95"),
+        "hd95_mean": mean_sd([float(np.mean([s.hd95[c] for c in classes])) for s in labelled])
+        if labelled
+        else None,
+        "validity": float(np.mean([s.valid for s in scores])),
+        "violations": dict(sorted(Counter(rule for s in scores for rule in s.violated).items())),
+        "mean_reward": float(np.mean(rewards)) if rewards else None,
+        "entropy": float(np.mean([s.entropy for s in scores])),
+        "kl": float(np.mean([s.kl for s in scores])),
+        "areas": {k: mean_sd([s.areas[k] for s in scores]) for k in evaluator.structures},
+        "reliability": {
+            name: {
+                "confidence": curve.confidence.tolist(),
+                "accuracy": curve.accuracy.tolist(),
+                "counts": curve.counts.tolist(),
+                "ece": curve.ece,
+                "ace": curve.ace,
+                "mce": curve.mce,
+            }
+            for name, curve in ((name, bins.result()) for name, bins in evaluator.curves.items())
+            if curve.counts.sum()
+        },
+    }

@@ -1,0 +1,113 @@
+"""Segmentation and calibration metrics as pure numpy functions; per image, never pooled over a batch.
+
+Conventions for empty masks, stated once: a structure absent from both masks scores Dice 1 and distance 0; absent
+from one of them it scores Dice 0 and the worst possible distance, the image diagonal, so that a lost structure is
+punished rather than dropped from the mean (Maier-Hein et al. 2024, Metrics reloaded, arXiv 2206.01653).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from reward_data.types import Bool, Float64, Int64
+
+Labels = npt.NDArray[np.integer[Any]]
+
+
+def dice(a: Bool, b: Bool) -> float:
+    """2 |A n B| / (|A| + |B|) of two boolean masks of one shape (*S)."""
+    size = int(a.sum()) + int(b.sum())
+    return 1.0 if size == 0 else 2.0 * int((a & b).sum()) / size
+
+
+def dice_per_class(a: Labels, b: Labels, num_classes: int) -> Float64:
+    """Dice of each foreground class. Shape: (*S), (*S) -> (K - 1,)."""
+    return np.array([dice(a == k, b == k) for k in range(1, num_classes)])
+
+
+def border_points(mask: Bool, spacing_mm: tuple[float, ...]) -> Float64:
+    """Centres of the border pixels in mm; a pixel on the image edge is border too. Shape: (*S) -> (n, dims)."""
+    inside = ndimage.binary_erosion(mask, border_value=0)
+    points: Float64 = np.argwhere(mask & ~inside) * np.asarray(spacing_mm)
+    return points
+
+
+class SurfaceDistances(NamedTuple):
+    """Hausdorff distance and its 95th percentile, in mm."""
+
+    hd: float
+    hd95: float
+
+
+def surface_distances(a: Bool, b: Bool, spacing_mm: tuple[float, ...]) -> SurfaceDistances:
+    """Symmetric border distances of two masks.
+
+    HD is the largest distance from a border pixel of one mask to the nearest border pixel of the other; HD95 the
+    larger of the two directed 95th percentiles (the convention of MONAI's compute_hausdorff_distance).
+    """
+    if not a.any() and not b.any():
+        return SurfaceDistances(0.0, 0.0)
+    if not a.any() or not b.any():
+        diagonal = float(np.linalg.norm(np.asarray(a.shape) * np.asarray(spacing_mm)))
+        return SurfaceDistances(diagonal, diagonal)
+    points_a, points_b = border_points(a, spacing_mm), border_points(b, spacing_mm)
+    forward, backward = KDTree(points_b).query(points_a)[0], KDTree(points_a).query(points_b)[0]
+    hd95 = max(float(np.percentile(forward, 95)), float(np.percentile(backward, 95)))
+    return SurfaceDistances(max(float(forward.max()), float(backward.max())), hd95)
+
+
+class Reliability(NamedTuple):
+    """Binned confidence against accuracy. All arrays have one entry per bin; empty bins hold 0."""
+
+    confidence: Float64
+    accuracy: Float64
+    counts: Int64
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: count-weighted mean |accuracy - confidence| (Guo et al. 2017, eq. 3)."""
+        gaps = np.abs(self.accuracy - self.confidence)
+        return float((gaps * self.counts).sum() / max(int(self.counts.sum()), 1))
+
+    @property
+    def ace(self) -> float:
+        """Average calibration error: the plain mean of the gaps over the non-empty bins."""
+        used = self.counts > 0
+        return float(np.abs(self.accuracy - self.confidence)[used].mean()) if used.any() else 0.0
+
+    @property
+    def mce(self) -> float:
+        """Maximum calibration error over the bins."""
+        return float(np.abs(self.accuracy - self.confidence).max())
+
+
+def reliability(confidence: npt.NDArray[np.floating[Any]], correct: Bool, bins: int = 20) -> Reliability:
+    """Equal-width bins over [0, 1]; a confidence of exactly 1.0 belongs to the last bin. Flat or any equal shapes."""
+    flat = np.asarray(confidence, np.float64).ravel()
+    hit = np.asarray(correct).ravel()
+    if flat.shape != hit.shape:
+        raise ValueError(f"confidence has {flat.shape} values, correct has {hit.shape}")
+    which = np.clip((flat * bins).astype(np.int64), 0, bins - 1)
+    counts = np.bincount(which, minlength=bins).astype(np.int64)
+    safe = np.maximum(counts, 1)
+    return Reliability(
+        np.bincount(which, weights=flat, minlength=bins) / safe,
+        np.bincount(which, weights=hit.astype(np.float64), minlength=bins) / safe,
+        counts,
+    )
+
+
+def auroc(score: npt.NDArray[np.floating[Any]], positive: Bool) -> float:
+    """Probability that a positive scores above a negative, ties counted half; NaN where one class is absent."""
+    flat, truth = np.asarray(score, np.float64).ravel(), np.asarray(positive).ravel()
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+    if not positives or not negatives:
+        return float("nan")
+    _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return float((ranks[inverse][truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))

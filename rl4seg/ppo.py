@@ -1,0 +1,323 @@
+"""PPO for segmentation as a single-step decision: state = image, action = mask, reward per pixel.
+
+Read `finetune` (the loop), then `Learner.round` (act once, update k times), then `Learner.loss` (the objective). Two
+forms share them: RL4Seg's per-pixel critic (arXiv 2406.17902) and a group-relative baseline over M spatially
+correlated masks of the same image (arXiv 2402.03300). The policy runs in eval mode throughout, so a rollout changes
+no normalisation statistics and the rollout's forward pass is also the first update's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reward_data.anatomy import RuleSet
+from reward_data.case_store import CaseStore
+from reward_data.errors import DataError
+from reward_data.reward_store import RewardStore
+from reward_data.types import Int64, Progress, no_progress
+from rl4seg import losses
+from rl4seg.augment import augment
+from rl4seg.configs.ppo import PPOConfig
+from rl4seg.data import batch_indices, batches_per_epoch
+from rl4seg.networks import build_network, reestimate_statistics, shrink_and_perturb
+from rl4seg.policies import Model, save_model
+from rl4seg.reward_net import RewardModel
+from rl4seg.rewards import mask_rewards
+from rl4seg.rollout import Rollout, action_log_prob, sample_masks
+from rl4seg.runtime import Runtime, derive_seed, step_generator
+from rl4seg.training import Stateful, run_steps, write_history
+
+ORDER, NOISE, INIT, ANCHOR, PERTURB = 21, 22, 23, 24, 25  # branches of the seed tree
+
+
+class Minibatch(NamedTuple):
+    """The unlabelled images of one round, and what judging their masks needs."""
+
+    images: Tensor  # (B, C, *S)
+    spacing_mm: list[tuple[float, ...]]
+    accepted: Tensor  # (B,) bool
+    truth: Tensor  # (B, *S) int64; zeros where not accepted
+
+
+class Anchor(NamedTuple):
+    """Accepted predictions as supervised targets: images (B, C, *S) and masks (B, *S) int64."""
+
+    images: Tensor
+    masks: Tensor
+
+
+@dataclass
+class Learner:
+    """Everything that one round of PPO touches."""
+
+    config: PPOConfig
+    iteration: int
+    policy: torch.nn.Module
+    reference: torch.nn.Module
+    critic: torch.nn.Module | None
+    reward: RewardModel | None
+    rules: RuleSet
+    optimiser: torch.optim.Optimizer
+    runtime: Runtime
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Policy logits with gradient. Shape: (B, C, *S) -> (B, K, *S)."""
+        with self.runtime.autocast():
+            out: Tensor = self.policy(images)
+        return out
+
+    def value(self, images: Tensor) -> Tensor:
+        """Per-pixel critic in [0, 1], one value for all masks of an image. Shape: (B, C, *S) -> (B, M, *S)."""
+        shape = (len(images), self.config.samples, *images.shape[2:])
+        if self.critic is None:
+            return images.new_zeros(shape)
+        with self.runtime.autocast():
+            out: Tensor = self.critic(images)
+        return out.sigmoid().expand(shape)
+
+    @torch.no_grad()
+    def act(
+        self, batch: Minibatch, logits: Tensor, value: Tensor, generator: torch.Generator
+    ) -> tuple[Rollout, Tensor]:
+        """Sample masks and score all that stays fixed during the k updates; also their validity (B, M)."""
+        config = self.config
+        sigma = config.noise_length * max(batch.images.shape[2:])
+        actions = sample_masks(
+            logits, config.samples, config.noise_mix, sigma, generator, config.first_argmax
+        )
+        accepted = (batch.accepted & config.accepted_as_actions).reshape(-1, *[1] * (actions.ndim - 1))
+        actions = torch.where(accepted, batch.truth[:, None], actions)
+        with self.runtime.autocast():
+            logits_ref = self.reference(batch.images)
+        log_prob, log_prob_ref = action_log_prob(logits, actions), action_log_prob(logits_ref, actions)
+        reward, valid = mask_rewards(
+            config.reward, batch.images, actions, self.rules, batch.spacing_mm, self.reward
+        )
+        reward = torch.where(accepted, torch.ones_like(reward), reward)
+        if config.divergence_in == "reward":
+            reward = reward - config.divergence / self.iteration * (log_prob - log_prob_ref)
+        rollout = Rollout(batch.images, actions, log_prob, log_prob_ref, logits_ref, reward, value.detach())
+        return rollout, valid
+
+    def advantage(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Detached advantage and the weight of each action element. Shape: (B, M, *S) both.
+
+        Group: compared with the siblings, on the pixels where they disagree. Critic: R - V, everywhere.
+        """
+        if self.config.baseline == "group":
+            gain = losses.group_relative_advantage(rollout.reward, self.config.advantage_floor)
+            differ = (rollout.actions != rollout.actions[:, :1]).any(1, keepdim=True)
+            return self.config.advantage_scale * gain, differ.expand(gain.shape).to(gain)
+        return self.config.advantage_scale * (rollout.reward - rollout.value), torch.ones_like(rollout.reward)
+
+    def loss(self, rollout: Rollout, logits: Tensor, value: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """policy_weight * clipped surrogate - entropy bonus + divergence from the reference + value loss."""
+        config = self.config
+        gain, weight = self.advantage(rollout)
+        log_prob = action_log_prob(logits, rollout.actions)
+        policy_loss = losses.clipped_policy_loss(log_prob, rollout.log_prob, gain, config.clip, weight)
+        entropy = losses.categorical_entropy(logits).mean()
+        kl_ref = losses.categorical_kl(logits, rollout.logits_ref).mean()
+        total = config.policy_weight * policy_loss - config.entropy / self.iteration * entropy
+        if config.divergence_in == "loss":
+            total = total + config.divergence / self.iteration * kl_ref
+        stats = {
+            "policy_loss": policy_loss,
+            "entropy": entropy,
+            "kl_ref": kl_ref,
+            "approx_kl": losses.approximate_kl(log_prob, rollout.log_prob),
+            "clip_fraction": losses.clip_fraction(log_prob, rollout.log_prob, config.clip),
+        }
+        if self.critic is not None:
+            stats["value_loss"] = losses.value_loss(value, rollout.reward)
+            stats["explained_variance"] = losses.explained_variance(value, rollout.reward)
+            total = total + stats["value_loss"]
+        return total, {name: stat.item() for name, stat in stats.items()}
+
+    def anchor_loss(self, logits: Tensor, anchor: Anchor) -> Tensor:
+        """Dice + cross-entropy on accepted predictions. Shape: logits (B, K, *S)."""
+        return self.config.anchor_weight * losses.dice_cross_entropy(logits, anchor.masks)
+
+    def update(self, loss: Tensor) -> None:
+        """One optimiser step with clipped gradients, policy and critic each by itself."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for network in (self.policy, *([self.critic] if self.critic is not None else [])):
+            torch.nn.utils.clip_grad_norm_(network.parameters(), self.config.grad_norm)
+        self.optimiser.step()
+
+    def round(
+        self, batch: Minibatch, anchors: Sequence[Anchor], generator: torch.Generator
+    ) -> dict[str, float]:
+        """Act once, update k times. ``anchors`` holds one anchor batch per update, or nothing.
+
+        Passes at k = 5 with a critic: 5 policy + 5 critic + 1 reference + 1 reward forward, 5 + 5 backward.
+        """
+        rows: list[dict[str, float]] = []
+        rollout: Rollout | None = None
+        count = len(batch.images)
+        for number in range(self.config.updates):
+            anchor = anchors[number] if anchors else None
+            both = torch.cat([batch.images, anchor.images]) if anchor else batch.images
+            logits, value = self.logits(both), self.value(batch.images)
+            if rollout is None:
+                rollout, valid = self.act(batch, logits[:count].detach(), value, generator)
+                outcome = {"reward": rollout.reward.mean().item(), "validity": valid.mean().item()}
+            loss, row = self.loss(rollout, logits[:count], value)
+            if anchor:
+                anchored = self.anchor_loss(logits[count:], anchor)
+                loss, row["anchor_loss"] = loss + anchored, anchored.item()
+            self.update(loss)
+            rows.append(row)
+        return {**outcome, **{name: float(np.mean([row[name] for row in rows])) for name in rows[0]}}
+
+    def anchor_round(self, anchors: Sequence[Anchor]) -> dict[str, float]:
+        """The control with PPO off: k updates on the anchor alone."""
+        values = []
+        for anchor in anchors:
+            loss = self.anchor_loss(self.logits(anchor.images), anchor)
+            self.update(loss)
+            values.append(loss.item())
+        return {"anchor_loss": float(np.mean(values))}
+
+
+@dataclass
+class TargetData:
+    """Target images and accepted predictions, by (seed, round)."""
+
+    store: CaseStore
+    indices: Int64
+    rewards: RewardStore
+    config: PPOConfig
+    seed: int
+    runtime: Runtime
+
+    def __post_init__(self) -> None:
+        self.anchors = self.rewards.anchors()
+        self.image_of_case = {self.rewards.case_ids[int(i)]: int(i) for i in self.anchors}
+
+    def minibatch(self, index: int) -> Minibatch:
+        """Images of round ``index``, every target image once per epoch."""
+        chosen = self.indices[
+            batch_indices(len(self.indices), self.config.batch_size, index, self.seed, ORDER)
+        ]
+        images = self.runtime.tensor(self.store.images(chosen))
+        known = [self.image_of_case.get(self.store.ids[int(i)]) for i in chosen]
+        truth = torch.zeros(len(chosen), *self.store.shape, dtype=torch.long, device=self.runtime.device)
+        for row, image in enumerate(known):
+            if image is not None and self.config.accepted_as_actions:
+                truth[row] = self.runtime.tensor(self.rewards.truths(np.array([image]))[0], torch.long)
+        accepted = torch.tensor([image is not None for image in known], device=self.runtime.device)
+        return Minibatch(images, [self.store.spacing_mm(int(i)) for i in chosen], accepted, truth)
+
+    def anchor_batches(self, index: int) -> list[Anchor]:
+        """One augmented anchor batch per update of round ``index``; none where the anchor is switched off."""
+        if not self.config.anchor_weight or len(self.anchors) == 0:
+            return []
+        return [self._anchor(index * self.config.updates + j) for j in range(self.config.updates)]
+
+    def _anchor(self, number: int) -> Anchor:
+        chosen = self.anchors[
+            batch_indices(len(self.anchors), self.config.anchor_batch, number, self.seed, ANCHOR)
+        ]
+        images = self.runtime.tensor(self.rewards.anchor_images(chosen))
+        masks = self.runtime.tensor(self.rewards.truths(chosen), torch.long)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, ANCHOR, number))
+        images, (masks,) = augment(self.config.anchor_augment, images, (masks,), generator)
+        return Anchor(images, masks)
+
+
+def _learner(
+    policy: Model,
+    reward: RewardModel | None,
+    rules: RuleSet,
+    config: PPOConfig,
+    iteration: int,
+    seed: int,
+    data: TargetData,
+) -> Learner:
+    runtime = data.runtime
+    network, reference = policy.network.to(runtime.device), policy.clone().network
+    if config.shrink_perturb is not None and iteration > 1:
+        generator = torch.Generator().manual_seed(derive_seed(seed, PERTURB))
+        shrink_and_perturb(network, config.shrink_perturb.shrink, config.shrink_perturb.sigma, generator)
+        reestimate_statistics(network, [data.minibatch(i).images for i in range(min(8, len(data.indices)))])
+    for frozen in (reference, *([reward.model.network] if reward else [])):
+        frozen.eval().requires_grad_(False)
+    groups = [{"params": list(network.parameters()), "lr": config.learning_rate}]
+    critic = None
+    if config.baseline == "critic" and config.policy_weight:
+        critic = build_network(
+            config.critic, policy.spec.in_channels, 1, len(policy.spec.shape), (seed, INIT)
+        )
+        critic.to(runtime.device).eval()
+        groups.append({"params": list(critic.parameters()), "lr": config.critic_learning_rate})
+    optimiser = torch.optim.Adam(groups)
+    return Learner(config, iteration, network.eval(), reference, critic, reward, rules, optimiser, runtime)
+
+
+def finetune(
+    policy: Model,
+    reward: RewardModel | None,
+    data: TargetData,
+    rules: RuleSet,
+    iteration: int,
+    out: Path,
+    checkpoint: Path,
+    progress: Progress = no_progress,
+) -> dict[str, float]:
+    """One iteration of PPO on unlabelled target images; writes the policy and ``history.csv`` into ``out``.
+
+    Args:
+        policy: where to start; a frozen copy of it is the reference.
+        reward: the calibrated reward net; may be None where the config does not use it.
+        iteration: i = 1, 2, ...; entropy bonus and divergence are divided by it.
+
+    Raises:
+        DataError: there is no target image, or the anchor is all there is to learn from and it is empty.
+        Rl4SegError: a loss became NaN or infinite.
+    """
+    config, seed = data.config, data.seed
+    if len(data.indices) == 0:
+        raise DataError("the target has no training image; check target.path and its split column")
+    if config.policy_weight == 0 and len(data.anchors) == 0:
+        raise DataError(
+            "PPO is off and no prediction was accepted as anchor: nothing to learn from; loosen the rules"
+        )
+    learner = _learner(policy, reward, rules, config, iteration, seed, data)
+    total = config.epochs * batches_per_epoch(len(data.indices), config.batch_size)
+
+    def step(index: int) -> dict[str, float]:
+        generator = step_generator(seed, NOISE, index)
+        anchors = data.anchor_batches(index)
+        if config.policy_weight == 0:
+            return learner.anchor_round(anchors)
+        return learner.round(data.minibatch(index), anchors, generator)
+
+    states: dict[str, Stateful] = {"policy": learner.policy, "optimiser": learner.optimiser}
+    if learner.critic is not None:
+        states["critic"] = learner.critic
+    history = run_steps(
+        step, total, states, checkpoint, progress, config.checkpoint_seconds, data.runtime.device
+    )
+    write_history(out / "history.csv", history)
+    save_model(policy, out)
+    tail = history[-max(1, len(history) // 5) :]
+    return {
+        "rounds": float(total),
+        **{k: float(np.mean([r[k] for r in tail])) for k in tail[-1] if k != "step"},
+    }
+
+
+def target_data(
+    store: CaseStore, rewards: RewardStore, config: PPOConfig, seed: int, runtime: Runtime
+) -> TargetData:
+    """The training images of an unlabelled target store and the accepted predictions of a reward dataset."""
+    return TargetData(store, store.indices("train"), rewards, config, seed, runtime)

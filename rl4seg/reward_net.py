@@ -1,0 +1,230 @@
+"""The reward net: image + proposed mask -> probability, per pixel, that the mask is right there.
+
+RL4Seg (Judge et al. 2024, arXiv 2406.17902): target ``truth == proposed``, binary cross-entropy, trained on the
+reward datasets of all iterations so far, then calibrated by a temperature on images held out from training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from reward_data.errors import DataError
+from reward_data.reward_store import RewardStore
+from reward_data.types import Bool, Float32, Int64, Progress, UInt8, no_progress
+from rl4seg.augment import augment
+from rl4seg.calibration import calibrated_probability, fit_temperature
+from rl4seg.configs.reward_net import RewardNetConfig
+from rl4seg.data import batch_indices
+from rl4seg.losses import correctness_loss
+from rl4seg.metrics import auroc, reliability
+from rl4seg.policies import Model, ModelSpec, load_model, new_model, save_model
+from rl4seg.runtime import Runtime, step_generator
+from rl4seg.training import Stateful, run_steps, write_history
+
+ORDER, NOISE, INIT = 11, 12, 13  # branches of the seed tree
+CALIBRATION = "calibration.json"
+
+
+class RewardExamples:
+    """The examples of several reward datasets under one index: the cumulative dataset of RL4Seg."""
+
+    def __init__(self, stores: Sequence[RewardStore]) -> None:
+        self.stores = tuple(stores)
+
+    def split(self, name: str) -> Int64:
+        """(store, example) pairs of a split. Shape: (n, 2)."""
+        parts = [
+            np.stack([np.full(len(i), n), i], 1) for n, s in enumerate(self.stores) for i in [s.indices(name)]
+        ]
+        return np.concatenate(parts).astype(np.int64)
+
+    def read(self, pairs: Int64) -> tuple[Float32, UInt8, Bool]:
+        """Images (B, C, *S), proposed masks (B, *S) and errors (B, *S) of (store, example) pairs."""
+        single = [(self.stores[n], np.array([i])) for n, i in pairs.tolist()]
+        return (
+            np.concatenate([store.images(i) for store, i in single]),
+            np.concatenate([store.proposed(i) for store, i in single]),
+            np.concatenate([store.errors(i) for store, i in single]),
+        )
+
+
+def reward_input(images: Tensor, masks: Tensor, num_classes: int) -> Tensor:
+    """Image and one-hot mask side by side. Shape: (B, C, *S), (B, *S) int64 -> (B, C + K, *S)."""
+    return torch.cat([images, functional.one_hot(masks, num_classes).movedim(-1, 1).to(images)], 1)
+
+
+@dataclass
+class RewardModel:
+    """A calibrated reward net, always in eval mode."""
+
+    model: Model
+    num_classes: int
+    temperature: float
+    runtime: Runtime
+
+    @torch.no_grad()
+    def logits(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Uncalibrated logits. Shape: (B, C, *S), (B, M, *S) int64 -> (B, M, *S)."""
+        self.model.network.eval()
+        batch, samples, *shape = masks.shape
+        repeated = images.repeat_interleave(samples, 0)
+        with self.runtime.autocast():
+            out = self.model.network(reward_input(repeated, masks.flatten(0, 1), self.num_classes))
+        flat: Tensor = out[:, 0]
+        return flat.reshape(batch, samples, *shape)
+
+    def score(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Calibrated probability that each pixel is right. Shape: (B, C, *S), (B, M, *S) -> (B, M, *S) in [0, 1]."""
+        return calibrated_probability(self.logits(images, masks), self.temperature)
+
+
+def save_reward_model(reward: RewardModel, folder: Path) -> None:
+    """Write weights, description and temperature."""
+    save_model(reward.model, folder)
+    content = {"temperature": reward.temperature, "num_classes": reward.num_classes}
+    (folder / CALIBRATION).write_text(json.dumps(content) + "\n")
+
+
+def load_reward_model(folder: Path, runtime: Runtime) -> RewardModel:
+    """Read what `save_reward_model` wrote; ArtifactError as `load_model`."""
+    content = json.loads((folder / CALIBRATION).read_text())
+    return RewardModel(load_model(folder, runtime), content["num_classes"], content["temperature"], runtime)
+
+
+def train_reward_net(
+    examples: RewardExamples,
+    class_names: tuple[str, ...],
+    config: RewardNetConfig,
+    seed: int,
+    runtime: Runtime,
+    out: Path,
+    checkpoint: Path,
+    progress: Progress = no_progress,
+) -> dict[str, float]:
+    """Fit the reward net on the train split, its temperature on one half of the images of the validation split,
+    and report calibration on the other half. Writes the model, ``calibration.json`` and ``history.csv``.
+
+    Raises:
+        DataError: a split of the reward dataset is empty.
+    """
+    train, held = examples.split("train"), examples.split("val")
+    if len(train) == 0 or len(held) < 2:
+        raise DataError(
+            f"the reward dataset has {len(train)} training and {len(held)} validation examples; at least 1 and 2 are "
+            "needed: give more unlabelled images, loosen the anatomy rules, or raise synthesis.validation_fraction"
+        )
+    reward = RewardModel(_fresh(examples, class_names, config, seed, runtime), len(class_names), 1.0, runtime)
+    history = _fit(reward.model, examples, train, config, seed, runtime, checkpoint, progress)
+    tune, check = _halves(examples, held)
+    logits, correct, _ = held_out_logits(reward, examples, tune)
+    reward.temperature = fit_temperature(torch.from_numpy(logits), torch.from_numpy(correct))
+    logits, correct, _ = held_out_logits(reward, examples, check)
+    write_history(out / "history.csv", history, every=max(1, config.steps // 200))
+    save_reward_model(reward, out)
+    return {"loss": history[-1]["loss"], **_quality(logits, correct, reward.temperature)}
+
+
+def _fresh(
+    examples: RewardExamples,
+    class_names: tuple[str, ...],
+    config: RewardNetConfig,
+    seed: int,
+    runtime: Runtime,
+) -> Model:
+    images, _, _ = examples.read(examples.split("train")[:1])
+    spec = ModelSpec(
+        network=config.network,
+        in_channels=images.shape[1] + len(class_names),
+        class_names=("correct",),
+        shape=images.shape[2:],
+    )
+    model = new_model(spec, seed, INIT)
+    model.network.to(runtime.device)
+    return model
+
+
+def _fit(
+    model: Model,
+    examples: RewardExamples,
+    train: Int64,
+    config: RewardNetConfig,
+    seed: int,
+    runtime: Runtime,
+    checkpoint: Path,
+    progress: Progress,
+) -> list[dict[str, float]]:
+    classes = model.spec.in_channels - examples.stores[0].channels
+    optimiser = torch.optim.AdamW(
+        model.network.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+    model.network.train()
+
+    def step(index: int) -> dict[str, float]:
+        images, masks, errors = examples.read(
+            train[batch_indices(len(train), config.batch_size, index, seed, ORDER)]
+        )
+        moved, (mask, error) = augment(
+            config.augment,
+            runtime.tensor(images),
+            (runtime.tensor(masks, torch.long), runtime.tensor(errors, torch.long)),
+            step_generator(seed, NOISE, index),
+        )
+        with runtime.autocast():
+            logits = model.network(reward_input(moved, mask, classes))[:, 0]
+        loss = correctness_loss(logits, error == 0)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.network.parameters(), config.grad_norm)
+        optimiser.step()
+        schedule.step()
+        return {"loss": loss.item()}
+
+    states: dict[str, Stateful] = {"network": model.network, "optimiser": optimiser, "schedule": schedule}
+    return run_steps(
+        step, config.steps, states, checkpoint, progress, config.checkpoint_seconds, runtime.device
+    )
+
+
+def _halves(examples: RewardExamples, held: Int64) -> tuple[Int64, Int64]:
+    """Split validation pairs by case, so that no image serves both to fit and to judge the temperature."""
+    cases = [examples.stores[n].case_ids[int(examples.stores[n].image_index[i])] for n, i in held.tolist()]
+    order = {case: rank for rank, case in enumerate(sorted(set(cases)))}
+    even = np.array([order[case] % 2 == 0 for case in cases])
+    return (held, held) if even.all() else (held[even], held[~even])
+
+
+def held_out_logits(
+    reward: RewardModel, examples: RewardExamples, pairs: Int64
+) -> tuple[Float32, Bool, Int64]:
+    """Logits and correctness at the pixels where the proposed mask or its truth is foreground; pair number of each."""
+    logits, correct, owner = [], [], []
+    size = reward.runtime.batch_size
+    for start in range(0, len(pairs), size):
+        images, masks, errors = examples.read(pairs[start : start + size])
+        z = reward.logits(reward.runtime.tensor(images), reward.runtime.tensor(masks, torch.long)[:, None])
+        region = (masks > 0) | errors
+        logits.append(z[:, 0].cpu().numpy()[region])
+        correct.append(~errors[region])
+        owner.append(
+            np.broadcast_to(
+                np.arange(start, start + len(masks)).reshape(-1, *[1] * (masks.ndim - 1)), masks.shape
+            )[region]
+        )
+    return np.concatenate(logits), np.concatenate(correct), np.concatenate(owner)
+
+
+def _quality(logits: Float32, correct: Bool, temperature: float) -> dict[str, float]:
+    before = reliability(calibrated_probability(torch.from_numpy(logits), 1.0).numpy(), correct)
+    after = reliability(calibrated_probability(torch.from_numpy(logits), temperature).numpy(), correct)
+    quality = {"temperature": temperature, "ece_before": before.ece, "ece_after": after.ece}
+    ranking = auroc(-logits, ~correct)
+    return quality | ({"error_auroc": ranking} if np.isfinite(ranking) else {})

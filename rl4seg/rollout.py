@@ -1,0 +1,78 @@
+"""Acting: sample masks from a per-pixel categorical policy and keep what an update needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Rollout(NamedTuple):
+    """What happened, detached from every graph. B images, M masks per image, A the action shape."""
+
+    images: Tensor  # (B, C, *S)
+    actions: Tensor  # (B, M, *A) int64
+    log_prob: Tensor  # (B, M, *A) under the policy that acted
+    log_prob_ref: Tensor  # (B, M, *A) under the frozen reference
+    logits_ref: Tensor  # (B, K, *A) of the frozen reference
+    reward: Tensor  # (B, M, *A)
+    value: Tensor  # (B, M, *A); zeros without a critic
+
+
+def action_log_prob(logits: Tensor, actions: Tensor) -> Tensor:
+    """log pi(a | s) per pixel. Shape: logits (B, K, *S), actions (B, M, *S) -> (B, M, *S)."""
+    return torch.stack(
+        [-functional.cross_entropy(logits, mask, reduction="none") for mask in actions.unbind(1)], 1
+    )
+
+
+def smooth_normal(shape: tuple[int, ...], mix: float, sigma: float, generator: torch.Generator) -> Tensor:
+    """Standard normal noise with spatial correlation; every pixel is exactly N(0, 1).
+
+    sqrt(mix) * (white noise blurred by a Gaussian of ``sigma`` pixels, rescaled to unit variance) +
+    sqrt(1 - mix) * white. The blur wraps around, so the variance is the same at the border.
+    Shape: (N, *S) drawn on the CPU from ``generator``.
+    """
+    white = torch.randn(shape, generator=generator)
+    if mix == 0:
+        return white
+    response = torch.ones(())
+    for axis, size in enumerate(shape[1:]):
+        frequency = torch.fft.fftfreq(size)
+        profile = torch.exp(-2 * (torch.pi * sigma * frequency) ** 2)
+        response = response * profile.reshape([-1 if d == axis else 1 for d in range(len(shape) - 1)])
+    response = response / response.square().mean().sqrt()
+    axes = tuple(range(1, len(shape)))
+    smooth = torch.fft.ifftn(
+        torch.fft.fftn(torch.randn(shape, generator=generator), dim=axes) * response, dim=axes
+    )
+    correlated: Tensor = mix**0.5 * smooth.real + (1 - mix) ** 0.5 * white
+    return correlated
+
+
+def gumbel_from_normal(normal: Tensor) -> Tensor:
+    """Standard normal to standard Gumbel through the distribution functions: -log(-log Phi(z))."""
+    uniform = torch.special.ndtr(normal.double()).clamp(1e-12, 1 - 1e-12)
+    return -torch.log(-torch.log(uniform))
+
+
+@torch.no_grad()
+def sample_masks(
+    logits: Tensor, samples: int, mix: float, sigma: float, generator: torch.Generator, first_argmax: bool
+) -> Tensor:
+    """M masks per image by the Gumbel-max trick with spatially correlated noise.
+
+    Every pixel's class has exactly the policy's probability (the noise is Gumbel at each pixel), while whole
+    regions change together, so that samples are plausible masks rather than salt and pepper.
+
+    Shape: logits (B, K, *S) -> (B, M, *S) int64. With ``first_argmax`` the first mask is the argmax.
+    """
+    batch, classes, *shape = logits.shape
+    masks = [logits.argmax(1)] if first_argmax else []
+    while len(masks) < samples:
+        normal = smooth_normal((batch * classes, *shape), mix, sigma, generator)
+        noise = gumbel_from_normal(normal).to(logits).reshape(logits.shape)
+        masks.append((logits + noise).argmax(1))
+    return torch.stack(masks, 1)

@@ -1,0 +1,113 @@
+"""The one resumable training loop: numbered steps, a checkpoint now and then, a tidy history.
+
+Every random draw of a step is a function of (seed, step) - `rl4seg.runtime.step_generator` - so the state to save is
+the step, the weights, the optimisers and the history; a run killed anywhere ends with the bits of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from reward_data.errors import Rl4SegError
+from reward_data.types import Progress
+
+CHECKPOINT = "state.pt"
+
+
+class Stateful(Protocol):
+    """Anything with a state dict: networks, optimisers, schedulers."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+        ...
+
+    def load_state_dict(self, state_dict: Any) -> Any:
+        """Restore it."""
+        ...
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write atomically: a kill leaves the old checkpoint or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def run_steps(
+    step: Callable[[int], dict[str, float]],
+    total: int,
+    states: Mapping[str, Stateful],
+    checkpoint: Path,
+    progress: Progress,
+    every_seconds: float = 20.0,
+    device: torch.device | None = None,
+) -> list[dict[str, float]]:
+    """Call ``step(i)`` for i in [done, total) and return every step's metrics, earlier ones from the checkpoint.
+
+    Args:
+        step: does optimiser step i and returns its metrics by name.
+        states: what the checkpoint keeps besides the history.
+        checkpoint: folder that survives a kill.
+        every_seconds: time between checkpoints; 0 saves after every step.
+
+    Raises:
+        Rl4SegError: a metric became NaN or infinite.
+    """
+    path = checkpoint / CHECKPOINT
+    history: list[dict[str, float]] = []
+    if path.exists():
+        saved = torch.load(path, map_location=device or "cpu", weights_only=True)
+        for name, part in states.items():
+            part.load_state_dict(saved[name])
+        history = saved["history"]
+    saved_at = time.monotonic()
+    for index in range(len(history), total):
+        metrics = {"step": float(index + 1), **step(index)}
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            raise Rl4SegError(
+                f"training diverged at step {index + 1} of {total}: {bad[0]} is {metrics[bad[0]]}; "
+                "lower the learning rate or use runtime.precision=float32"
+            )
+        history.append(metrics)
+        if time.monotonic() - saved_at >= every_seconds and index + 1 < total:
+            save_checkpoint(path, {**{k: v.state_dict() for k, v in states.items()}, "history": history})
+            saved_at = time.monotonic()
+        progress(index + 1, total, {k: v for k, v in metrics.items() if k != "step"})
+    return history
+
+
+def write_history(path: Path, history: list[dict[str, float]], every: int = 1) -> None:
+    """Tidy CSV, one row per step (or per mean of ``every`` steps), columns in order of first appearance."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        for start in range(0, len(history), every):
+            rows = history[start : start + every]
+            writer.writerow(_cell([row[c] for row in rows if c in row], c) for c in columns)
+
+
+def _cell(values: list[float], column: str) -> str:
+    if not values:
+        return ""
+    return f"{values[-1] if column == 'step' else sum(values) / len(values):.6g}"
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Columns by name; empty cells are NaN."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else {})}
