@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from reward_data.types import Config, Float32, UInt8
 
@@ -46,7 +46,12 @@ Column = Annotated[tuple[float | None, ...], BeforeValidator(_column)]
 
 
 class EvaluationRow(Config):
-    """One policy on the evaluation cases; one row of the result table."""
+    """One policy on the evaluation cases; one row of the result table.
+
+    A NaN or infinite scalar becomes None; inside a mean or sd it is refused.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     arm: str = Field(description="Which policy: one of ARMS, or any other name.")
     iteration: int = Field(

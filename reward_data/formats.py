@@ -7,15 +7,17 @@ columns of the affine go with them, so that it maps (row, column, depth) to worl
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +137,55 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+class _Sink(io.FileIO):
+    """The file under an HDF5 file. It remembers the first write that fails, and takes all others as done.
+
+    HDF5 writes again what it could not write when it closes a file, and crashes the process if that fails too; so it
+    must not see the failure.
+    """
+
+    failure: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first failure, if there was one."""
+        if self.failure is not None:
+            raise self.failure
+
+    def write(self, data: Any, /) -> int:
+        """Write all of ``data``; a full disk takes it in parts and then refuses."""
+        view = memoryview(data).cast("B")
+        written = 0
+        while self.failure is None and written < len(view):
+            try:
+                written += super().write(view[written:])
+            except OSError as error:
+                self.failure = error
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Set the size of the file."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+
+@contextmanager
+def atomic_hdf5(path: Path) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """A new HDF5 file, as ``atomic_file``: whole under ``path`` when the block ends well, else nothing.
+
+    Yields the file and a function that raises if the disk has refused a write so far; the end of the block calls it.
+    Raises: DataError when the system refuses to write.
+    """
+    with atomic_file(path) as temporary, _Sink(temporary, "w+") as sink:
+        try:
+            with h5py.File(sink, "w") as file:
+                yield file, sink.check
+        finally:
+            sink.check()
+
+
 def _free_space(path: Path) -> str:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free / 1e6
@@ -146,7 +197,8 @@ def _is_nifti(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: BaseException) -> DataError:
-    reason = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = "no such file" if isinstance(error, FileNotFoundError) else reason
     return DataError(
         f"{path}: cannot be read ({reason}); wanted a whole file of {', '.join(ENDINGS)}: copy it again or leave it out"
     )
@@ -205,7 +257,9 @@ def _read_picture(path: Path) -> Picture:
         grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
         values = np.asarray(image if grey else image.convert("RGB"), dtype=np.float32)
     channels = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
-    return Picture(np.ascontiguousarray(channels), (1.0, 1.0), picture_affine((1.0, 1.0)), spacing_known=False)
+    return Picture(
+        np.ascontiguousarray(channels), (1.0, 1.0), picture_affine((1.0, 1.0)), spacing_known=False
+    )
 
 
 def picture_affine(spacing_mm: tuple[float, ...]) -> Float64:

@@ -12,10 +12,17 @@ from pydantic import Field, model_validator
 from skimage.exposure import equalize_adapthist
 
 from reward_data.errors import DataError
-from reward_data.geometry import Geometry, labels_to_grid, pad_to_grid, resize_linear, restore
+from reward_data.geometry import (
+    Geometry,
+    labels_to_grid,
+    pad_to_grid,
+    resize_linear,
+    restore,
+    restore_probabilities,
+)
 from reward_data.types import Case, Config, Float32, UInt8
 
-__all__ = ["PreprocessConfig", "plan_geometry", "preprocess", "restore"]
+__all__ = ["PreprocessConfig", "plan_geometry", "preprocess", "restore", "restore_probabilities"]
 
 
 class PreprocessConfig(Config):

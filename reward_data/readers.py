@@ -35,9 +35,12 @@ class DatasetConfig(Config):
     )
     path: str | None = Field(default=None, description="Folder or CSV file; not used by the phantom.")
     domain: str = Field(default="source", description="Name of the domain, kept with every case.")
-    labels: LabelMap = Field(default_factory=LabelMap, description="Classes, and native values merged into them.")
+    labels: LabelMap = Field(
+        default_factory=LabelMap, description="Classes, and native values merged into them."
+    )
     spacing_mm: tuple[float, ...] | None = Field(
-        default=None, description="Pixel size per axis (row, column[, depth]) in mm, instead of what the files say."
+        default=None,
+        description="Pixel size per axis (row, column[, depth]) in mm, instead of what the files say.",
     )
     spacing_known: bool = Field(
         default=True, description="False: the files' pixel sizes are placeholders, lengths are in pixels."
@@ -57,7 +60,9 @@ class DatasetConfig(Config):
         default=0.0, ge=0, lt=1, description="Share of the groups without a split that become 'test'."
     )
     split_seed: int = Field(default=0, ge=0, description="Seed of the draw of the splits.")
-    phantom: PhantomConfig | None = Field(default=None, description="What to simulate when format is phantom.")
+    phantom: PhantomConfig | None = Field(
+        default=None, description="What to simulate when format is phantom."
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> DatasetConfig:
@@ -71,7 +76,9 @@ class DatasetConfig(Config):
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm {self.spacing_mm} must be positive")
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction + test_fraction must be below 1, nothing is left to train on")
+            raise ValueError(
+                "validation_fraction + test_fraction must be below 1, nothing is left to train on"
+            )
         return self
 
 
@@ -161,58 +168,67 @@ def _limit(listed: tuple[CaseFiles, ...], config: DatasetConfig) -> tuple[CaseFi
     return tuple(listed[i] for i in chosen)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Supported image files of a folder, sorted by name; hidden files are passed over."""
+def _files(folder: Path, file_ending: str | None = None) -> list[Path]:
+    """Image files of a folder, sorted by name; hidden files are passed over. None: any supported ending."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if ending(path) and not path.name.startswith("."))
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in visible if ending(path) and file_ending in (None, ending(path))]
 
 
-def _labels_by_id(folder: Path, ids: set[str]) -> dict[str, Path]:
-    labels = {stem(path): path for path in _files(folder)}
-    orphans = sorted(set(labels) - ids)
-    if orphans:
-        raise DataError(
-            f"{labels[orphans[0]]}: label file without an image ({len(orphans)} such); wanted an image of the same "
-            "name beside it: add the image or remove the label"
-        )
+def _labels_by_id(files: list[Path], ids: set[str]) -> dict[str, Path]:
+    labels: dict[str, Path] = {}
+    for path in files:
+        if stem(path) not in ids:
+            raise DataError(
+                f"{path}: label file without an image; wanted an image of the same name: add it or remove the label"
+            )
+        other = labels.setdefault(stem(path), path)
+        if other != path:
+            raise DataError(
+                f"{path}: a second label for the same case beside {other.name}; remove one of them"
+            )
     return labels
 
 
 def _list_nnunet(root: Path) -> list[CaseFiles]:
-    channels = _nnunet_channels(root / "dataset.json")
+    channels, file_ending = _nnunet_layout(root / "dataset.json")
     listed = []
     for suffix, split in (("Tr", None), ("Ts", "test")):
         images: dict[str, dict[str, Path]] = {}
-        for path in _files(root / f"images{suffix}"):
+        for path in _files(root / f"images{suffix}", file_ending):
             named = re.fullmatch(r"(.+)_(\d{4})", stem(path))
             if named is None:
                 raise DataError(
                     f"{path}: nnU-Net images are named <case>_<channel, 4 digits><ending>; rename the file"
                 )
             images.setdefault(named[1], {})[named[2]] = path
-        labels = _labels_by_id(root / f"labels{suffix}", set(images))
+        labels = _labels_by_id(_files(root / f"labels{suffix}", file_ending), set(images))
         for case_id, by_channel in images.items():
             if list(by_channel) != [f"{channel:04d}" for channel in range(channels)]:
                 raise DataError(
                     f"{next(iter(by_channel.values()))}: case {case_id!r} has the channels {list(by_channel)}, but "
                     f"dataset.json names {channels}; add the missing files or correct channel_names"
                 )
-            listed.append(
-                CaseFiles(case_id, None, split, tuple(by_channel.values()), labels.get(case_id))
-            )
+            listed.append(CaseFiles(case_id, None, split, tuple(by_channel.values()), labels.get(case_id)))
     return listed
 
 
-def _nnunet_channels(path: Path) -> int:
-    """How many channels dataset.json names ("modality" in its older form)."""
+def _nnunet_layout(path: Path) -> tuple[int, str | None]:
+    """Number of channels ("modality" in the older form) and file ending that dataset.json names."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return len(content.get("channel_names") or content.get("modality") or {"0": "image"})
+        channels = len(content.get("channel_names") or content.get("modality") or {"0": "image"})
+        file_ending = content.get("file_ending")
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: cannot be read as nnU-Net's dataset.json ({error}); repair it or use format=folder"
         ) from error
+    if file_ending is not None and file_ending not in ENDINGS:
+        raise DataError(
+            f"{path}: file_ending {file_ending!r}, wanted one of {', '.join(ENDINGS)}; convert the files"
+        )
+    return channels, file_ending
 
 
 def _list_folder(root: Path) -> list[CaseFiles]:
@@ -222,7 +238,7 @@ def _list_folder(root: Path) -> list[CaseFiles]:
     for split in (None, *splits.SPLITS):
         folder = root / split if split else root
         images = _files(folder / "images") or _files(folder)
-        labels = _labels_by_id(folder / "labels", {stem(path) for path in images})
+        labels = _labels_by_id(_files(folder / "labels"), {stem(path) for path in images})
         listed += [CaseFiles(stem(path), None, split, (path,), labels.get(stem(path))) for path in images]
     return listed
 
@@ -238,7 +254,8 @@ def _list_manifest(path: Path) -> list[CaseFiles]:
     unknown = [name for name in columns if name not in MANIFEST_COLUMNS]
     if unknown or not {"id", "image"} <= set(columns):
         raise DataError(
-            f"{path}: columns {list(columns)}, wanted {list(MANIFEST_COLUMNS)} (id and image needed); mend the first line"
+            f"{path}: columns {list(columns)}, wanted {list(MANIFEST_COLUMNS)}, at least id and image; "
+            "mend the first line"
         )
     return [_manifest_row(path, number, row) for number, row in lines]
 

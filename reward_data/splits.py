@@ -46,9 +46,7 @@ def _share(fraction: float, count: int) -> int:
     return max(1, round(fraction * count)) if fraction > 0 and count > 0 else 0
 
 
-def check_groups(
-    ids: Sequence[str], groups: Sequence[str], splits: Sequence[str | None], where: str
-) -> None:
+def check_groups(ids: Sequence[str], groups: Sequence[str], splits: Sequence[str | None], where: str) -> None:
     """Refuse a group that lies in two splits; None (to be drawn) counts as a split of its own."""
     first: dict[str, tuple[str, str | None]] = {}
     for case_id, group, split in zip(ids, groups, splits):
@@ -70,5 +68,7 @@ def check_unique(ids: Sequence[str], where: str) -> None:
     seen: set[str] = set()
     for case_id in ids:
         if case_id in seen:
-            raise DataError(f"{where}: duplicate id {case_id!r}; every case needs an id of its own: rename one")
+            raise DataError(
+                f"{where}: duplicate id {case_id!r}; every case needs an id of its own: rename one"
+            )
         seen.add(case_id)

@@ -118,16 +118,19 @@ class Evaluator:
             logits, logits_ref = self.model.network(images), self.reference.network(images)
         logits[:, 1:] += self.logit_bias
         masks = logits.argmax(1)
-        confidence = logits.softmax(1).amax(1)
+        probabilities = logits.softmax(1)
+        confidence = probabilities.amax(1)
         reward_logits = None if self.reward is None else self.reward.logits(images, masks[:, None])[:, 0]
         entropy, kl = categorical_entropy(logits), categorical_kl(logits, logits_ref)
         arrays = masks.cpu().numpy().astype(np.uint8)
         trust = confidence if reward_logits is None else self._probability(reward_logits)
         self._calibration(indices, arrays, confidence, reward_logits)
+        soft = probabilities.cpu().numpy()
         scores = [
             self._score(
                 int(i),
                 arrays[b],
+                soft[b],
                 None if reward_logits is None else float(trust[b].mean()),
                 (float(entropy[b].mean()), float(kl[b].mean()), float(confidence[b].mean())),
             )
@@ -157,7 +160,12 @@ class Evaluator:
                 self.curves[name].add(value.cpu().numpy()[labelled][region], correct)
 
     def _score(
-        self, index: int, mask: UInt8, reward: float | None, signals: tuple[float, float, float]
+        self,
+        index: int,
+        mask: UInt8,
+        soft: Float32,
+        reward: float | None,
+        signals: tuple[float, float, float],
     ) -> CaseScore:
         broken = violations(mask, self.rules, self.store.spacing_mm(index))
         areas = {name: float(np.isin(mask, values).mean()) for name, values in self.structures.items()}
@@ -165,7 +173,7 @@ class Evaluator:
         names = tuple(item.rule for item in broken)
         score = CaseScore(self.store.ids[index], not broken, names, reward, entropy, kl, confidence, areas)
         if self.store.has_label[index]:
-            native, truth = self.store.restore(index, mask), self.store.native_label(index)
+            native, truth = self.store.restore_probabilities(index, soft), self.store.native_label(index)
             for name, values in self.structures.items():
                 a, b = np.isin(native.labels, values), np.isin(truth, values)
                 score.dice[name] = dice(a, b)
@@ -209,6 +217,15 @@ def evaluate(
         error = np.concatenate([e for _, e in maps])
         file.create_dataset("error", data=np.rint(error * 255).astype(np.uint8), compression="lzf")
     return summary
+
+
+def held_out(store: CaseStore) -> Int64:
+    """Cases that no training has seen: the test split, else the validation split, else (told apart by name) all."""
+    for split in ("test", "val"):
+        chosen = store.indices(split)
+        if len(chosen):
+            return chosen
+    return store.indices()
 
 
 def mean_sd(values: list[float]) -> tuple[float, float]:

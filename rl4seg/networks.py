@@ -94,7 +94,12 @@ class SegmentationNetwork(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits, in float32 whatever the autocast precision."""
         shape = images.shape[2:]
-        padding = [pad for size in reversed(shape) for pad in (0, -size % self.multiple)]
+        grid = [-(-size // self.multiple) * self.multiple for size in shape]
+        if all(size == self.multiple for size in grid):  # instance norm needs two pixels at the deepest level
+            grid = [2 * size for size in grid]
+        padding = [
+            pad for size, wanted in zip(shape[::-1], grid[::-1], strict=True) for pad in (0, wanted - size)
+        ]
         padded = functional.pad(images, padding) if any(padding) else images
         logits = unfold_pixels(self.inner(fold_pixels(padded, self.fold)), self.fold)
         crop = (slice(None), slice(None), *(slice(size) for size in shape))

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from reward_data.case_store import CaseStore
 from reward_data.errors import ArtifactError, ConfigError
 from reward_data.types import Config, Float32
 from rl4seg.configs.network import NetworkConfig
@@ -47,6 +48,13 @@ class Model:
     def clone(self) -> Model:
         """An independent copy."""
         return Model(self.spec, copy.deepcopy(self.network))
+
+
+def spec_for(network: NetworkConfig, store: CaseStore) -> ModelSpec:
+    """The spec of a policy for the images and classes of a case store."""
+    return ModelSpec(
+        network=network, in_channels=store.channels, class_names=store.class_names, shape=store.shape
+    )
 
 
 def new_model(spec: ModelSpec, *seed_path: int) -> Model:

@@ -1,0 +1,122 @@
+"""The run config of the auto-iteration flow: one frozen pydantic tree, which is also the dashboard's form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from reward_data.anatomy import RuleSet, load_rules
+from reward_data.errors import ConfigError
+from reward_data.preprocess import PreprocessConfig
+from reward_data.readers import DatasetConfig
+from reward_data.synthesis import SynthesisConfig
+from reward_data.types import Config
+from rl4seg.configs.evaluation import EvaluationConfig
+from rl4seg.configs.network import NetworkConfig
+from rl4seg.configs.ppo import PPOConfig
+from rl4seg.configs.reward_net import RewardNetConfig
+from rl4seg.configs.runtime import RuntimeConfig
+from rl4seg.configs.supervised import SupervisedConfig
+
+
+class PolicyConfig(Config):
+    """The policy that is adapted."""
+
+    network: NetworkConfig = Field(default=NetworkConfig(), description="Its architecture.")
+    checkpoint: str | None = Field(
+        default=None,
+        description="Start from this policy folder, or from a state dict (.safetensors, .pt) of `network`, instead of "
+        "training on the source.",
+    )
+
+
+class ControlsConfig(Config):
+    """What the loop is compared with. Each costs the time of what it trains."""
+
+    ppo_off: bool = Field(
+        default=True, description="The same loop, the same steps, without the policy gradient."
+    )
+    logit_bias: bool = Field(
+        default=True, description="The source policy with a bias on the foreground logits."
+    )
+    upper_bound: bool = Field(default=False, description="Train on the target's own labels; needs them.")
+
+
+class AutoIterationConfig(Config):
+    """RL4Seg: adapt a segmentation policy to an unlabelled target domain."""
+
+    name: str = Field(
+        default="run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the run and of its folder.",
+    )
+    output: str = Field(default="runs", description="Folder of the run folders.")
+    store: str | None = Field(
+        default=None, description="Folder of the artifact store, shared by runs; null = <output>/store."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="The one seed of the run.")
+    iterations: int = Field(default=4, ge=1, le=100, description="N: times around the loop.")
+    source: DatasetConfig | None = Field(
+        default=None, description="Labelled source domain; may be null where policy.checkpoint is given."
+    )
+    target: DatasetConfig = Field(
+        description="Unlabelled target domain; labels, if any, are used to evaluate only."
+    )
+    preprocess: PreprocessConfig = Field(
+        description="From native images to the network's grid, for both domains."
+    )
+    rules: str | RuleSet = Field(
+        default="lv_myo",
+        description="Anatomical rules: a shipped name, the path of a YAML rule set, or the set itself.",
+    )
+    policy: PolicyConfig = Field(default=PolicyConfig(), description="The policy.")
+    source_training: SupervisedConfig = Field(
+        default=SupervisedConfig(), description="Supervised source training."
+    )
+    shape_components: int = Field(
+        default=60, ge=1, description="Principal components of the shape prior fitted on the source masks."
+    )
+    synthesis: SynthesisConfig = Field(
+        default=SynthesisConfig(), description="How the reward dataset is made."
+    )
+    reward_net: RewardNetConfig = Field(default=RewardNetConfig(), description="The reward net.")
+    ppo: PPOConfig = Field(default=PPOConfig(), description="The fine-tuning.")
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="What is measured.")
+    controls: ControlsConfig = Field(default=ControlsConfig(), description="What the loop is compared with.")
+    runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="Device, precision, threads.")
+
+    @model_validator(mode="after")
+    def _has_a_start(self) -> AutoIterationConfig:
+        if self.source is None and self.policy.checkpoint is None:
+            raise ValueError(
+                "no source and no policy.checkpoint: give a labelled source dataset or a trained policy to start from"
+            )
+        if self.policy.checkpoint is not None and not Path(self.policy.checkpoint).exists():
+            raise ValueError(f"policy.checkpoint={self.policy.checkpoint}: no such file or folder")
+        if self.source is not None and self.source.labels != self.target.labels:
+            if self.source.labels.names != self.target.labels.names:
+                raise ValueError(
+                    f"source.labels.names {self.source.labels.names} and target.labels.names "
+                    f"{self.target.labels.names} differ; both domains need the same classes"
+                )
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names, background first."""
+        return self.target.labels.names
+
+    def rule_set(self) -> RuleSet:
+        """The anatomical rules, checked against the classes.
+
+        Raises:
+            ConfigError: the rule set does not exist or speaks of classes that the label map does not name.
+        """
+        rules = load_rules(self.rules) if isinstance(self.rules, str) else self.rules
+        if tuple(rules.classes) != self.class_names:
+            raise ConfigError(
+                f"rule set {rules.name!r} is for classes {list(rules.classes)}, the label map names "
+                f"{list(self.class_names)}; choose another rule set by rules=PATH or change target.labels.names"
+            )
+        return rules

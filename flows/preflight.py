@@ -1,0 +1,69 @@
+"""What can be known to be wrong before the first image is read: paths, listings, labels where they are needed."""
+
+from __future__ import annotations
+
+from flows.config import AutoIterationConfig
+from flows.store import ArtifactStore, digest_path
+from flows.tasks import UserFile
+from reward_data.errors import ConfigError, DataError
+from reward_data.readers import CaseFiles, DatasetConfig, list_cases
+
+
+def check(config: AutoIterationConfig) -> None:
+    """Refuse a run that cannot work, with one message.
+
+    Raises:
+        ConfigError: rules or unions that do not fit the classes; an upper bound without target labels.
+        DataError: a dataset that is missing, empty, or unlabelled where labels are needed.
+    """
+    config.rule_set()
+    for union, members in config.evaluation.unions.items():
+        for member in members:
+            if member not in config.class_names:
+                raise ConfigError(
+                    f"evaluation.unions.{union}: no class {member!r}; the classes are {list(config.class_names)}"
+                )
+    if config.source is not None and not any(f.label for f in _listing(config.source, "source")):
+        if config.source.format != "phantom" and config.policy.checkpoint is None:
+            raise DataError(
+                f"{config.source.path}: the source has no labelled image; give labels (labelsTr, or a label column), "
+                "or a trained policy by policy.checkpoint"
+            )
+    target = _listing(config.target, "target")
+    if config.controls.upper_bound and config.target.format != "phantom":
+        if not any(f.label for f in target if f.split != "test"):
+            raise ConfigError(
+                "controls.upper_bound=true trains on target labels, but no target training image has one; "
+                "set controls.upper_bound=false"
+            )
+
+
+def _listing(dataset: DatasetConfig, name: str) -> tuple[CaseFiles, ...]:
+    if dataset.format == "phantom":
+        return ()
+    if dataset.path is None:
+        raise ConfigError(f"{name}.path is not set; give a folder or a CSV manifest: {name}.path=FOLDER")
+    listed = list_cases(dataset)
+    if all(files.split == "test" for files in listed):
+        raise DataError(f"{dataset.path}: the {name} has only test images; training images are needed as well")
+    return listed
+
+
+def user_files(store: ArtifactStore, dataset: DatasetConfig) -> UserFile | None:
+    """The dataset's folder with a digest of every file that its listing names; None for the phantom."""
+    if dataset.format == "phantom" or dataset.path is None:
+        return None
+    return UserFile(path=dataset.path, digest=store.digest_inputs(dataset.path, _all_files(dataset)))
+
+
+def _all_files(dataset: DatasetConfig) -> list[str]:
+    paths: list[str] = []
+    for files in list_cases(dataset):
+        paths += [str(image) for image in files.images]
+        paths += [str(files.label)] if files.label else []
+    return paths
+
+
+def user_checkpoint(store: ArtifactStore, path: str) -> UserFile:
+    """The user's checkpoint with its digest."""
+    return UserFile(path=path, digest=digest_path(path))
