@@ -17,11 +17,11 @@ import yaml
 from pydantic import ValidationError
 
 from flows.config_problems import problem_lines
+from flows.presets import ROOTS
 from reward_data.errors import ConfigError
 from reward_data.types import Config
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-PRESETS = Path(__file__).parent / "presets"
 
 
 # --- YAML ------------------------------------------------------------------------------------------------------------
@@ -92,11 +92,12 @@ def _find(path_or_name: str) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
-    shipped = {file.relative_to(PRESETS).with_suffix("").as_posix(): file for file in PRESETS.rglob("*.yaml")}
+    files = {file: file.relative_to(root) for root in reversed(ROOTS) for file in root.rglob("*.yaml")}
+    shipped = {name.with_suffix("").as_posix(): file for file, name in files.items()}
     name = path_or_name.removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
-    close = difflib.get_close_matches(name, shipped, 1)
+    close = difflib.get_close_matches(name, shipped, 1) or [s for s in shipped if s.endswith(f"/{name}")]
     raise ConfigError(
         f"no configuration {path_or_name!r}: it is neither a file nor a shipped name"
         + (f"; did you mean {close[0]}?" if close else "")

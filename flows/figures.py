@@ -37,6 +37,7 @@ ARM_COLOURS = {
     UPPER_BOUND: "#009e73",
 }
 OTHER_COLOURS = ("#b8860b", "#56b4e9", "#7c3aed")
+DASHED = (0, (3, 2))
 ARM_STYLES: dict[str, str | tuple[int, tuple[int, ...]]] = {
     MAIN: "-",
     PPO_OFF: (0, (5, 2)),
@@ -84,15 +85,28 @@ def arm_colour(arm: str) -> str:
     return ARM_COLOURS.get(arm) or OTHER_COLOURS[sum(arm.encode()) % len(OTHER_COLOURS)]
 
 
+def arm_dashes(arm: str) -> str:
+    """The arm's line style as an SVG stroke-dasharray."""
+    style = ARM_STYLES.get(arm, DASHED if arm == SOURCE_ONLY else "-")
+    return "none" if isinstance(style, str) else " ".join(str(length) for length in style[1])
+
+
 def draw(
-    title: str, alt: str, paint: Callable[[Axes], None], size: tuple[float, float] = (3.7, 2.5)
+    title: str,
+    alt: str,
+    paint: Callable[[Axes], None],
+    size: tuple[float, float] = (3.5, 2.4),
+    paint_below: Callable[[Axes], None] | None = None,
 ) -> Chart:
-    """A figure with one axes, painted and written as SVG without a date."""
+    """One axes, or one above a lower one of a third its height, painted and written as SVG without a date."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        axes.set_title(title)
-        paint(axes)
+        ratios = [1] if paint_below is None else [3, 1]
+        axes = figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0]
+        axes[0].set_title(title)
+        paint(axes[0])
+        if paint_below is not None:
+            paint_below(axes[1])
         stream = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": None})
     uri = "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode()
@@ -103,7 +117,7 @@ def draw(
 
 
 def progress_charts(rows: Sequence[EvaluationRow], length: str) -> tuple[Chart, ...]:
-    """Mean Dice, HD95, validity and mean reward over iterations; single-row arms are horizontal lines."""
+    """Mean Dice, validity, HD95 and mean reward over iterations; arms that do not iterate are horizontal lines."""
     wanted: tuple[tuple[str, Callable[[EvaluationRow], float | MeanSd | None]], ...] = (
         ("Mean Dice", lambda r: r.dice_mean),
         ("Validity", lambda r: r.validity),
@@ -131,7 +145,7 @@ def _progress_painter(
                 known = [row for row in start if value(row) is not None] + known
                 _line_with_band(axes, arm, known, value)
             else:
-                colour, style = arm_colour(arm), ARM_STYLES.get(arm, "--")
+                colour, style = arm_colour(arm), ARM_STYLES.get(arm, DASHED)
                 axes.axhline(_split(value(known[0]), 1)[0], color=colour, linestyle=style, linewidth=1.4)
         axes.set_xlabel("iteration (0 = source-only)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -148,7 +162,8 @@ def _line_with_band(
     colour, steps = arm_colour(arm), [row.iteration for row in rows]
     points = np.array([_split(value(row), row.cases) for row in rows])
     mean, margin = points[:, 0], points[:, 1]
-    axes.fill_between(steps, mean - margin, mean + margin, color=colour, alpha=0.1, linewidth=0)
+    if arm == MAIN:
+        axes.fill_between(steps, mean - margin, mean + margin, color=colour, alpha=0.1, linewidth=0)
     style = ARM_STYLES.get(arm, "-")
     axes.plot(steps, mean, color=colour, linestyle=style, linewidth=1.8, marker="o", markersize=4)
 
@@ -169,29 +184,27 @@ def reliability_charts(curves: Sequence[ReliabilityCurve]) -> tuple[Chart, ...]:
 
 
 def _reliability_chart(curve: ReliabilityCurve) -> Chart:
+    bins = len(curve.counts)
+    centres, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
+    counts = np.array(curve.counts, np.float64)
+    used = counts > 0
+    confidence, accuracy = np.array(curve.confidence)[used], np.array(curve.accuracy)[used]
+
     def paint(axes: Axes) -> None:
-        bins = len(curve.counts)
-        centres, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
-        counts = np.array(curve.counts, np.float64)
-        confidence, accuracy = np.array(curve.confidence), np.array(curve.accuracy)
-        used = counts > 0
-        axes.bar(centres[used], accuracy[used], width, color="#56b4e9", label="accuracy")
+        axes.bar(centres[used], accuracy, width, color="#56b4e9", label="accuracy")
+        low, high = np.minimum(accuracy, confidence), np.maximum(accuracy, confidence)
         gap: dict[str, Any] = {"facecolor": "none", "edgecolor": "#d55e00", "hatch": "////", "linewidth": 0.6}
-        low, high = np.minimum(accuracy, confidence)[used], np.maximum(accuracy, confidence)[used]
         axes.bar(centres[used], high - low, width, low, label="gap to confidence", **gap)
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (3, 2)))
         axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of right pixels")
-        axes.tick_params(labelbottom=False)
         axes.legend(loc="upper left", fontsize=8)
-        below = axes.inset_axes((0.0, -0.36, 1.0, 0.28))
-        below.bar(centres, 100 * counts / max(counts.sum(), 1), width, color="#9ca3af")
-        below.set(xlim=(0, 1), xlabel="predicted probability that the pixel is right", ylabel="% of\npixels")
 
-    total = sum(curve.counts)
-    alt = (
-        f"Reliability diagram {curve.title}: ECE {curve.ece:.3f}, {total} pixels in {len(curve.counts)} bins"
-    )
-    return draw(f"{curve.title}: ECE {curve.ece:.3f}", alt, paint, (3.9, 4.0))
+    def paint_below(axes: Axes) -> None:
+        axes.bar(centres, 100 * counts / max(counts.sum(), 1), width, color="#9ca3af")
+        axes.set(xlabel="predicted probability that the pixel is right", ylabel="% of\npixels")
+
+    alt = f"Reliability diagram {curve.title}: ECE {curve.ece:.3f}, {sum(curve.counts)} pixels in {bins} bins"
+    return draw(f"{curve.title}: ECE {curve.ece:.3f}", alt, paint, (3.7, 3.9), paint_below)
 
 
 def violation_chart(rows: Sequence[EvaluationRow]) -> Chart | None:

@@ -22,6 +22,8 @@ from reward_data.types import Bool, Float32, UInt8
 
 CLASS_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442")
 ERROR_MAP = "magma"
+ERROR_LEVELS = 24  # colours of an error map
+ERROR_SIDE = 160  # larger error maps are averaged down: they are smooth, and there are many
 
 
 class MontageCell(NamedTuple):
@@ -63,8 +65,8 @@ def _row(number: int, case: MontageCase, classes: int) -> MontageRow:
         inside = f'<use href="#{image_id}"/>' + outlines(column.mask, classes, "mask") + truth
         error = None
         if column.error is not None:
-            wrong = "" if case.truth is None else outline(column.mask != case.truth, "wrong", "#ffffff")
-            colours = f'<image {_box(case.image)} href="{png_uri(error_colours(column.error))}"/>'
+            wrong = "" if case.truth is None else outline(column.mask != case.truth, "wrong", "#7dd3fc")
+            colours = f'<image {_box(case.image)} href="{png_uri(error_colours(averaged(column.error)))}"/>'
             error = _svg(case.image, colours + wrong)
         cells.append(MontageCell(column.title, column.dice, _svg(case.image, inside), error))
     return MontageRow(case.case_id, tuple(cells))
@@ -80,8 +82,8 @@ def _svg(image: UInt8, inside: str) -> Markup:
 
 
 def outlines(mask: UInt8, classes: int, css_class: str) -> str:
-    """The border of every foreground class as SVG paths. Shape: (H, W)."""
-    return "".join(outline(mask == k + 1, css_class, class_colour(k)) for k in range(classes))
+    """The border of every foreground class as SVG paths, the first class on top. Shape: (H, W)."""
+    return "".join(outline(mask == k + 1, css_class, class_colour(k)) for k in reversed(range(classes)))
 
 
 def outline(region: Bool, css_class: str, colour: str) -> str:
@@ -98,9 +100,18 @@ def outline(region: Bool, css_class: str, colour: str) -> str:
 
 def error_colours(error: Float32) -> UInt8:
     """Probability of being wrong in [0, 1] as colours. Shape: (H, W) -> (H, W, 3)."""
-    table = matplotlib.colormaps[ERROR_MAP]
+    table = matplotlib.colormaps[ERROR_MAP].resampled(ERROR_LEVELS)
     colours: UInt8 = table(np.clip(np.nan_to_num(error), 0.0, 1.0), bytes=True)[..., :3]
     return colours
+
+
+def averaged(error: Float32) -> Float32:
+    """The map averaged over blocks until no side exceeds ERROR_SIDE; a rest at the border is cut. Shape: (H, W)."""
+    block = -(-max(error.shape) // ERROR_SIDE)
+    height, width = (max(side // block, 1) for side in error.shape)
+    cut = error[: height * block, : width * block]
+    blocks: Float32 = cut.reshape(height, cut.shape[0] // height, width, cut.shape[1] // width).mean((1, 3))
+    return blocks
 
 
 def colour_bar_uri() -> str:
@@ -110,10 +121,10 @@ def colour_bar_uri() -> str:
 
 
 def png_uri(image: npt.NDArray[np.uint8]) -> str:
-    """A PNG data URI, at most 64 colours in colour pictures. Shape: (H, W) or (H, W, 3)."""
+    """A PNG data URI, colour pictures with ERROR_LEVELS colours. Shape: (H, W) or (H, W, 3)."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     if image.ndim == 3:
-        picture = picture.quantize(64, dither=Image.Dither.NONE)
+        picture = picture.quantize(ERROR_LEVELS, dither=Image.Dither.NONE)
     stream = io.BytesIO()
     picture.save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -158,7 +158,11 @@ def render_html(data: ReportData, verdict: Sequence[Statement]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": report_table.percent, "duration": report_table.duration}
-    environment.globals |= {"arm_colour": figures.arm_colour, "class_colour": montage.class_colour}
+    environment.globals |= {
+        "arm_colour": figures.arm_colour,
+        "class_colour": montage.class_colour,
+        "arm_dashes": figures.arm_dashes,
+    }
     return environment.get_template(REPORT).render(**_context(data, verdict))
 
 
@@ -174,6 +178,7 @@ def _context(data: ReportData, verdict: Sequence[Statement]) -> dict[str, Any]:
             _table(rows, report_table.quality_columns(data.class_names, data.unit)),
             _table(rows, report_table.signal_columns()),
         ],
+        "same_cases": len({row.cases for row in rows}) == 1,
         "arms": list(dict.fromkeys(row.arm for row in rows)),
         "progress": figures.progress_charts(rows, length),
         "violations": figures.violation_chart(_last_of_each_arm(rows)),

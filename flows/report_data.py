@@ -81,6 +81,10 @@ class EvaluationRow(Config):
     case_dice: dict[str, float] = Field(
         default_factory=dict, description="Case id -> mean Dice; lets two rows be compared case by case."
     )
+    case_valid: dict[str, bool] = Field(
+        default_factory=dict,
+        description="Case id -> passes every rule; lets validity be compared case by case.",
+    )
 
 
 class Curve(Config):

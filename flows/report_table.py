@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -142,13 +143,13 @@ def result_table(
     columns = [c for c in (*quality_columns(class_names, unit), *signal_columns()) if c.key in wanted]
     columns = [c for c in used(columns, rows) if c.label != "ECE before"]
     shown = ordered(rows)
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("arm", no_wrap=True)
     table.add_column("it.", justify="right")
     for column in columns:
         table.add_column(escape(column.label), justify="right")
     for index, (row, line) in enumerate(zip(shown, cells(columns, shown), strict=True)):
-        texts = [f"{cell.text} {cell.sd}".strip() for cell in line]
+        texts = [f"{cell.text} {cell.sd.replace(' ', '')}".strip() for cell in line]
         bold = [f"[bold]{t}[/bold]" if cell.best else t for t, cell in zip(texts, line, strict=True)]
         ends = index + 1 < len(shown) and shown[index + 1].arm != row.arm
         table.add_row(escape(row.arm.partition(" (")[0]), str(row.iteration), *bold, end_section=ends)

@@ -81,7 +81,13 @@ def _training_painter(arms: Mapping[str, Sequence[Segment]]) -> Callable[[Axes],
                 steps, values = part.steps[known], part.values[known]
                 axes.plot(steps, values, color=arm_colour(arm), alpha=0.25, linewidth=0.7)
                 style = ARM_STYLES.get(arm, "-")
-                axes.plot(steps, smoothed(values), color=arm_colour(arm), linestyle=style, linewidth=1.5)
+                axes.plot(
+                    steps,
+                    smoothed(values, 1 + len(values) // 10),
+                    color=arm_colour(arm),
+                    linestyle=style,
+                    linewidth=1.5,
+                )
         longest = max(arms.values(), key=len)
         for part in longest[1:]:
             axes.axvline(part.steps[0], color="#9ca3af", linewidth=0.7, linestyle=(0, (2, 2)))
@@ -89,7 +95,10 @@ def _training_painter(arms: Mapping[str, Sequence[Segment]]) -> Callable[[Axes],
             for part in longest:
                 middle = (part.steps[0] + part.steps[-1]) / 2
                 label = str(part.iteration)
-                axes.annotate(label, (middle, 1), xycoords=("data", "axes fraction"), ha="center", fontsize=7)
+                axes.annotate(
+                    label, (middle, 1.01), xycoords=("data", "axes fraction"), ha="center", fontsize=7
+                )
+            axes.set_title(axes.get_title(loc="left"), pad=13)
         axes.set_xlabel("step" + (" (iterations numbered above)" if len(longest) > 1 else ""))
         axes.margins(x=0.01)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -97,10 +106,10 @@ def _training_painter(arms: Mapping[str, Sequence[Segment]]) -> Callable[[Axes],
     return paint
 
 
-def smoothed(values: Float64, window: int = 9) -> Float64:
-    """Centred running mean, the window cut at both ends. Shape: (n,) -> (n,)."""
+def smoothed(values: Float64, window: int) -> Float64:
+    """Centred running mean, the window cut off at both ends. Shape: (n,) -> (n,)."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     centre = np.arange(len(values))
-    half = np.minimum(window // 2, np.minimum(centre, len(values) - 1 - centre))
-    mean: Float64 = (total[centre + half + 1] - total[centre - half]) / (2 * half + 1)
+    low, high = np.maximum(centre - window // 2, 0), np.minimum(centre + window // 2 + 1, len(values))
+    mean: Float64 = (total[high] - total[low]) / (high - low)
     return mean

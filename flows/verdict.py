@@ -1,8 +1,8 @@
 """Did the loop help? Plain sentences drawn from the result rows, with the doubts said aloud.
 
 Two policies are called different only where their difference exceeds twice its standard error over cases: paired, case
-by case, where both rows carry `case_dice`; else as if the cases were independent, which is the more cautious of the
-two. Spread between seeds is not in one run and is said to be missing.
+by case, where both rows carry `case_dice` (`case_valid`); else as if the cases were independent, which is the more
+cautious of the two. Spread between seeds is not in one run and is said to be missing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND, EvaluationRow
+from flows.report_table import percent
 from reward_data.types import Config
 
 AREA_DRIFT = 0.2  # relative change of a class's mean area that is worth a warning
@@ -45,20 +46,30 @@ def dice_difference(a: EvaluationRow, b: EvaluationRow) -> Difference | None:
     """Mean Dice of a minus b, or None where one of them has no labels."""
     if a.dice_mean is None or b.dice_mean is None:
         return None
-    common = sorted(a.case_dice.keys() & b.case_dice.keys())
-    if len(common) >= 2:
-        gains = [a.case_dice[case] - b.case_dice[case] for case in common]
-        margin = 2 * statistics.stdev(gains) / math.sqrt(len(gains))
+    gains = [
+        a.case_dice[case] - b.case_dice[case] for case in sorted(a.case_dice.keys() & b.case_dice.keys())
+    ]
+    if len(gains) >= 2:
         better = sum(gain > 0 for gain in gains)
-        return Difference(statistics.fmean(gains), margin, f", better on {better} of {len(gains)} cases")
+        return _paired(gains, f", better on {better} of {len(gains)} cases")
     variance = sum(row.dice_mean.sd**2 / max(row.cases, 1) for row in (a, b) if row.dice_mean)
     return Difference(a.dice_mean.mean - b.dice_mean.mean, 2 * math.sqrt(variance))
 
 
+def _paired(gains: Sequence[float], detail: str = "") -> Difference:
+    return Difference(statistics.fmean(gains), 2 * statistics.stdev(gains) / math.sqrt(len(gains)), detail)
+
+
 def validity_difference(a: EvaluationRow, b: EvaluationRow) -> Difference | None:
-    """Validity of a minus b, margin from the binomial spread; None where not measured."""
+    """Validity of a minus b, unpaired margin from the binomial spread; None where not measured."""
     if a.validity is None or b.validity is None:
         return None
+    gains = [
+        float(a.case_valid[case]) - float(b.case_valid[case])
+        for case in sorted(a.case_valid.keys() & b.case_valid.keys())
+    ]
+    if len(gains) >= 2:
+        return _paired(gains)
     shares = ((row.validity, max(row.cases, 1)) for row in (a, b) if row.validity is not None)
     variance = sum(share * (1 - share) / cases for share, cases in shares)
     return Difference(a.validity - b.validity, 2 * math.sqrt(variance))
@@ -107,7 +118,7 @@ def _validity_words(a: EvaluationRow, b: EvaluationRow) -> str:
     if gain is None or a.validity is None or b.validity is None:
         return ""
     spread = ", within the spread of cases" if gain.sign == 0 else ""
-    return f"validity {b.validity:.1%} → {a.validity:.1%} ({_points(gain.value)}{spread})"
+    return f"validity {percent(b.validity)} → {percent(a.validity)} ({_points(gain.value)}{spread})"
 
 
 def _compared(a: EvaluationRow, b: EvaluationRow) -> str:
@@ -142,31 +153,31 @@ def _ppo_share(last: EvaluationRow, off: EvaluationRow | None) -> Statement:
     if off is None:
         text = "PPO off was not run, so this run cannot say how much of the change is PPO's own."
         return Statement(tone="neutral", text=text)
-    words = f"(PPO off → {last.arm}: {_compared(last, off)})"
+    words = f"PPO off → {last.arm}: {_compared(last, off)}."
     dice, validity = dice_difference(last, off), validity_difference(last, off)
     better = [name for name, gain in (("Dice", dice), ("validity", validity)) if gain and gain.sign > 0]
     worse = [name for name, gain in (("Dice", dice), ("validity", validity)) if gain and gain.sign < 0]
     if worse:
         text = f"PPO off is better in {' and '.join(worse)}"
         text += f", PPO in {' and '.join(better)}" if better else ": PPO did harm here"
-        return Statement(tone="warning", text=f"{text} {words}.")
+        return Statement(tone="warning", text=f"{text}. {words}")
     if not better:
         text = "PPO off is as good: what changed comes from the anchor (self-training), not from PPO"
-        return Statement(tone="warning", text=f"{text} {words}.")
+        return Statement(tone="warning", text=f"{text}. {words}")
     beside = ", not Dice" if better == ["validity"] and dice is not None else ""
-    return Statement(tone="good", text=f"PPO's own part is {' and '.join(better)}{beside} {words}.")
+    return Statement(tone="good", text=f"PPO's own part is {' and '.join(better)}{beside}. {words}")
 
 
 def _against_bias(last: EvaluationRow, bias: EvaluationRow | None) -> Iterator[Statement]:
     if bias is None or not _signs(last, bias):
         return
-    words = f"(logit bias → {last.arm}: {_compared(last, bias)})"
+    words = f"Logit bias → {last.arm}: {_compared(last, bias)}."
     signs = _signs(last, bias)
     if 1 in signs and -1 not in signs:
-        text = f"It is more than a larger foreground: the loop beats the logit bias {words}."
+        text = f"It is more than a larger foreground: the loop beats the logit bias. {words}"
         yield Statement(tone="good", text=text)
     else:
-        text = f"A bias on the foreground logits, without any training, does as well or better somewhere {words}."
+        text = f"A bias on the foreground logits, without any training, does as well or better somewhere. {words}"
         yield Statement(tone="warning", text=text)
 
 
@@ -182,7 +193,7 @@ def _upper_bound(
         text = f"Training on target labels gains nothing over source-only ({gap.value:+.3f} Dice): no gap to close."
         yield Statement(tone="warning", text=text)
     else:
-        share = f"{gain.value / gap.value:.0%}"
+        share = f"{100 * gain.value / gap.value:.0f} %"
         text = f"The loop closes {share} of the {gap.value:.3f} Dice between source-only and training on target labels."
         yield Statement(tone="neutral", text=text)
 
@@ -235,7 +246,7 @@ def _class_collapse(last: EvaluationRow, source: EvaluationRow) -> Iterator[str]
         if old > 0 and abs(area / old - 1) > AREA_DRIFT:
             verb = "shrinks" if area < old else "grows"
             yield (
-                f"The mean area of {name} {verb} by {abs(area / old - 1):.0%} against source-only: "
+                f"The mean area of {name} {verb} by {100 * abs(area / old - 1):.0f} % against source-only: "
                 "validity does not notice this, look at the montages."
             )
 

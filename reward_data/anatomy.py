@@ -30,7 +30,9 @@ class RuleSet(Config):
     name: str = Field(default="custom", description="Name in reports.")
     description: str = Field(default="", description="What the rules are for and where they come from.")
     classes: tuple[str, ...] = Field(
-        default=("background", "lv", "myo"), min_length=2, description="Class names by label value, background first."
+        default=("background", "lv", "myo"),
+        min_length=2,
+        description="Class names by label value, background first.",
     )
     rules: tuple[AnyRule, ...] = Field(default=(), description="The rules; all have to hold.")
 
@@ -39,7 +41,9 @@ class RuleSet(Config):
     def _known_kinds(cls, data: Any) -> Any:
         for rule in data.get("rules") or () if isinstance(data, Mapping) else ():
             if isinstance(rule, Mapping) and rule.get("kind") not in KINDS:
-                raise ConfigError(f"unknown rule kind {rule.get('kind')!r}{_closest(rule.get('kind'), KINDS)}")
+                raise ConfigError(
+                    f"unknown rule kind {rule.get('kind')!r}{_closest(rule.get('kind'), KINDS)}"
+                )
         return data
 
     @model_validator(mode="after")
@@ -47,9 +51,13 @@ class RuleSet(Config):
         for rule in self.rules:
             for name in (name for names in (rule.structure, *rule.others) for name in names):
                 if name not in self.classes:
-                    raise ConfigError(f"rule {rule.label}: unknown class {name!r}{_closest(name, self.classes)}")
+                    raise ConfigError(
+                        f"rule {rule.label}: unknown class {name!r}{_closest(name, self.classes)}"
+                    )
             if self.classes[0] in rule.structure:
-                raise ConfigError(f"rule {rule.label} measures the background; name a structure of {self.classes[1:]}")
+                raise ConfigError(
+                    f"rule {rule.label} measures the background; name a structure of {self.classes[1:]}"
+                )
         labels = [rule.label for rule in self.rules]
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
@@ -101,7 +109,9 @@ def rules_from_yaml(text: str, where: str) -> RuleSet:
     except yaml.YAMLError as error:
         raise ConfigError(f"rule set {where}: not YAML ({error}); mend the file") from error
     if not isinstance(data, Mapping):
-        raise ConfigError(f"rule set {where}: want a mapping with `classes` and `rules`, got {type(data).__name__}")
+        raise ConfigError(
+            f"rule set {where}: want a mapping with `classes` and `rules`, got {type(data).__name__}"
+        )
     try:
         return RuleSet.model_validate(data)
     except ConfigError as error:

@@ -285,5 +285,4 @@ def _nifti_mask(mask: Mask, like: Path | None) -> Any:
         )
     header = reference.header.copy()
     header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
     return reference.__class__(values.reshape(reference.shape), reference.affine, header)

@@ -31,7 +31,7 @@ class DatasetConfig(Config):
     format: Literal["auto", "nnunet", "manifest", "folder", "phantom"] = Field(
         default="auto",
         description="auto: a .csv file is a manifest, a folder with dataset.json is nnU-Net raw, another folder holds "
-        "images (or images/ and labels/, also below train/, val/, test/).",
+        "images (or images/ and labels/, also below train/, val/, test/); no path but a phantom: the phantom.",
     )
     path: str | None = Field(default=None, description="Folder or CSV file; not used by the phantom.")
     domain: str = Field(default="source", description="Name of the domain, kept with every case.")
@@ -95,7 +95,7 @@ class CaseFiles:
 
 def count_cases(config: DatasetConfig) -> int:
     """How many cases ``read_cases`` will give; checks the listing, reads no image."""
-    return _phantom(config).cases if config.format == "phantom" else len(list_cases(config))
+    return _phantom(config).cases if _is_phantom(config) else len(list_cases(config))
 
 
 def read_cases(config: DatasetConfig) -> Iterator[Case]:
@@ -103,9 +103,8 @@ def read_cases(config: DatasetConfig) -> Iterator[Case]:
 
     Raises: DataError for whatever is wrong with the folder, the listing or a file, naming it.
     """
-    if config.format == "phantom":
-        phantom = _phantom(config)
-        return (phantom_case(phantom, index) for index in range(phantom.cases))
+    if _is_phantom(config):
+        return _simulate(_phantom(config), config)
     return (_read(files, config) for files in list_cases(config))
 
 
@@ -133,6 +132,22 @@ def list_cases(config: DatasetConfig) -> tuple[CaseFiles, ...]:
         groups, given, config.validation_fraction, config.test_fraction, config.split_seed
     )
     return _limit(tuple(replace(files, split=split) for files, split in zip(grouped, assigned)), config)
+
+
+def _is_phantom(config: DatasetConfig) -> bool:
+    return config.format == "phantom" or (
+        config.format == "auto" and config.path is None and config.phantom is not None
+    )
+
+
+def _simulate(phantom: PhantomConfig, config: DatasetConfig) -> Iterator[Case]:
+    """Phantom cases, each a patient of its own; those that the phantom gives no split are drawn like any other."""
+    patients = [f"{index:09d}" for index in range(phantom.cases)]
+    fractions = (config.validation_fraction, config.test_fraction)
+    drawn = splits.assign(patients, [None] * phantom.cases, *fractions, config.split_seed)
+    for index, split in enumerate(drawn):
+        case = phantom_case(phantom, index)
+        yield replace(case, split=case.split or split)
 
 
 def _phantom(config: DatasetConfig) -> PhantomConfig:

@@ -15,7 +15,15 @@ from pydantic import BeforeValidator, Field, model_validator
 from scipy import ndimage
 
 from reward_data.errors import ConfigError
-from reward_data.mask_geometry import MaskGeometry, Names, gap_pixels, hole_pixels, hull_pixels, piece_sizes, union
+from reward_data.mask_geometry import (
+    MaskGeometry,
+    Names,
+    hole_pixels,
+    hull_pixels,
+    piece_sizes,
+    quantile,
+    union,
+)
 from reward_data.types import Config
 
 
@@ -24,7 +32,7 @@ def _as_names(value: Any) -> Any:
 
 
 Structure = Annotated[Names, BeforeValidator(_as_names), Field(min_length=1)]
-SPECK = 0.001  # of a structure's area: 2 to 5 pixels of a left ventricle at 256x256, none at 64x64
+SPECK = 0.0002  # of a structure's area: 1 or 2 pixels of a left ventricle at 256x256, none at 64x64
 
 
 class Rule(Config):
@@ -34,7 +42,9 @@ class Rule(Config):
     any_dimension: ClassVar[bool] = True
     fitted: ClassVar[bool] = True
 
-    name: str | None = Field(default=None, description="Name in reports; default: the kind and its structures.")
+    name: str | None = Field(
+        default=None, description="Name in reports; default: the kind and its structures."
+    )
     structure: Structure = Field(description="The class, or the classes in union, that the rule is about.")
     low: float | None = Field(default=None, description="Smallest accepted value, in the rule's unit.")
     high: float | None = Field(default=None, description="Largest accepted value, in the rule's unit.")
@@ -115,7 +125,8 @@ class NoHole(Rule):
     high: float | None = Field(default=SPECK, description="Largest accepted share of holes.")
 
     def _value(self, geometry: MaskGeometry) -> float:
-        return hole_pixels(geometry.region(self.structure)) / geometry.pixels(self.structure)
+        around = tuple(slice(side.start - 1, side.stop + 1) for side in geometry.box(self.structure))
+        return hole_pixels(geometry.region(self.structure)[around]) / geometry.pixels(self.structure)
 
 
 class NoGap(Rule):
@@ -127,7 +138,9 @@ class NoGap(Rule):
     cost: ClassVar[int] = 6
     kind: Literal["no_gap"] = "no_gap"
     neighbour: Structure = Field(description="The structure that has to lie against the first one.")
-    reach: float = Field(default=0.1, gt=0, description="Widest gap, as a share of the size of both structures.")
+    reach: float = Field(
+        default=0.1, gt=0, description="Widest gap, as a share of the size of both structures."
+    )
     high: float | None = Field(default=0.01, description="Largest accepted share of gap area.")
 
     @property
@@ -138,12 +151,8 @@ class NoGap(Rule):
     def _value(self, geometry: MaskGeometry) -> float:
         if geometry.missing(self.neighbour):
             return math.nan
-        region, other = geometry.region(self.structure), geometry.region(self.neighbour)
         both = geometry.size_mm(union(self.structure, self.neighbour))
-        gap = sum(
-            gap_pixels(region, other, axis, max(1, round(self.reach * both / geometry.spacing_mm[axis])))
-            for axis in range(geometry.ndim)
-        )
+        gap = geometry.gap_pixels(self.structure, self.neighbour, self.reach * both)
         return gap * geometry.pixel_area / both**geometry.ndim
 
 
@@ -188,8 +197,12 @@ class WidthRatio(Rule):
     cost: ClassVar[int] = 1
     kind: Literal["width_ratio"] = "width_ratio"
     other: Structure = Field(description="The structure whose width divides.")
-    at: float = Field(default=0.5, ge=0, le=1, description="Middle of the band, from the box's top (0) to bottom (1).")
-    band: float = Field(default=0.1, ge=0, le=1, description="Height of the band as a share of the box's height.")
+    at: float = Field(
+        default=0.5, ge=0, le=1, description="Middle of the band, from the box's top (0) to bottom (1)."
+    )
+    band: float = Field(
+        default=0.1, ge=0, le=1, description="Height of the band as a share of the box's height."
+    )
 
     @property
     def others(self) -> tuple[Names, ...]:
@@ -239,10 +252,7 @@ class Aspect(Rule):
     kind: Literal["aspect"] = "aspect"
 
     def _value(self, geometry: MaskGeometry) -> float:
-        points = np.stack(np.nonzero(geometry.region(self.structure)), axis=1) * geometry.spacing_mm
-        centred = points - points.mean(axis=0)
-        own = np.diag(geometry.spacing_mm**2 / 12.0)  # the spread within one pixel
-        spreads = np.linalg.eigvalsh(centred.T @ centred / len(points) + own)
+        spreads = np.linalg.eigvalsh(geometry.covariance(self.structure))
         return math.sqrt(float(spreads[-1] / spreads[0]))
 
 
@@ -271,7 +281,7 @@ class ContactSegments(Rule):
     fitted: ClassVar[bool] = False
     kind: Literal["contact_segments"] = "contact_segments"
     neighbour: Structure = Field(default=("background",), description="What lies across the frontier.")
-    ignore: float = Field(default=0.03, ge=0, description="Length of a stretch not to count, per size of the structure.")
+    ignore: float = Field(default=0.03, ge=0, description="Length not to count, per size of the structure.")
 
     @property
     def others(self) -> tuple[Names, ...]:
@@ -284,11 +294,9 @@ class ContactSegments(Rule):
         return "count"
 
     def _value(self, geometry: MaskGeometry) -> float:
-        frontier = geometry.frontier(self.structure, self.neighbour)
-        labels, pieces = ndimage.label(frontier.pixels, np.ones((3,) * geometry.ndim, bool))
-        lengths = np.bincount(labels.ravel()[frontier.index], frontier.lengths, minlength=pieces + 1)[1:]
-        faces = geometry.ndim - 1
-        return float(np.count_nonzero(lengths > (self.ignore * geometry.size_mm(self.structure)) ** faces))
+        lengths = geometry.stretches(geometry.frontier(self.structure, self.neighbour))
+        shortest = (self.ignore * geometry.size_mm(self.structure)) ** (geometry.ndim - 1)
+        return float(np.count_nonzero(lengths > shortest))
 
 
 class ContactPosition(Rule):
@@ -301,7 +309,9 @@ class ContactPosition(Rule):
     kind: Literal["contact_position"] = "contact_position"
     neighbour: Structure = Field(default=("background",), description="What lies across the frontier.")
     axis: int = Field(default=0, ge=0, le=2, description="Spatial axis to look along; 0 is the image's rows.")
-    end: Literal["high", "low"] = Field(default="high", description="The end where the contact belongs: last row = high.")
+    end: Literal["high", "low"] = Field(
+        default="high", description="Where the contact belongs; the last row is high."
+    )
 
     @property
     def others(self) -> tuple[Names, ...]:
@@ -310,14 +320,16 @@ class ContactPosition(Rule):
 
     def _value(self, geometry: MaskGeometry) -> float:
         if self.axis >= geometry.ndim:
-            raise ConfigError(f"rule {self.label} looks along axis {self.axis} of a {geometry.ndim}-D mask; use 0 or 1")
+            raise ConfigError(
+                f"rule {self.label} looks along axis {self.axis} of a {geometry.ndim}-D mask; use 0 or 1"
+            )
         frontier = geometry.frontier(self.structure, self.neighbour)
         if not frontier.index.size:
             return math.nan
         box = geometry.box(self.structure)[self.axis]
         along = np.unravel_index(frontier.index, geometry.crop.shape)[self.axis]
         reach = box.stop - 1 - along.min() if self.end == "high" else along.max() - box.start
-        return float(reach) / max(box.stop - box.start - 1, 1)
+        return float(reach / max(box.stop - box.start - 1, 1))
 
 
 class EndFill(Rule):
@@ -330,14 +342,20 @@ class EndFill(Rule):
     any_dimension: ClassVar[bool] = False
     cost: ClassVar[int] = 1
     kind: Literal["end_fill"] = "end_fill"
-    end: Literal["high", "low"] = Field(default="high", description="Which end of axis 0: high is the last row.")
-    band: float = Field(default=0.06, gt=0, le=1, description="Height of the band as a share of the box's height.")
+    end: Literal["high", "low"] = Field(
+        default="high", description="Which end of axis 0: high is the last row."
+    )
+    band: float = Field(
+        default=0.06, gt=0, le=1, description="Height of the band as a share of the box's height."
+    )
 
     def _value(self, geometry: MaskGeometry) -> float:
-        fill = geometry.region(self.structure)[geometry.box(self.structure)].mean(axis=1)
-        band = max(1.0, self.band * len(fill))
+        region = geometry.region(self.structure)[geometry.box(self.structure)]
+        band = max(1.0, self.band * len(region))
+        rows = region[::-1] if self.end == "high" else region
+        fill = rows[: math.ceil(band)].mean(axis=1)
         weights = np.clip(band - np.arange(len(fill)), 0.0, 1.0)
-        return float(weights @ (fill[::-1] if self.end == "high" else fill)) / band
+        return float(weights @ fill / band)
 
 
 class MinWallThickness(Rule):
@@ -345,15 +363,23 @@ class MinWallThickness(Rule):
 
     At each pixel where ``inner`` meets the wall: straight distance to the nearest background behind the wall, whole
     pixels of wall only. Border pixels nearer than ``clearance`` to where ``inner`` is open to the background are
-    left out, as the wall ends there. Relative to the size (sqrt of the area) of wall and inner together, or in mm.
+    left out, as the wall ends there. Relative to the size (sqrt of the area) of wall and inner together, to the wall's
+    own thick part (a wall that is thin on one side only), or in mm.
     """
 
     cost: ClassVar[int] = 5
     kind: Literal["min_wall_thickness"] = "min_wall_thickness"
     inner: Structure = Field(description="The structure that the wall surrounds.")
-    quantile: float = Field(default=0.05, ge=0, le=1, description="Share of the inner border that may be thinner.")
-    clearance: float = Field(default=0.2, ge=0, description="Stretch to leave out next to the opening, per size.")
-    relative_to: Literal["size", "mm"] = Field(default="size", description="Divide by the size, or absolute in mm.")
+    quantile: float = Field(
+        default=0.05, ge=0, le=1, description="Share of the inner border that may be thinner."
+    )
+    clearance: float = Field(
+        default=0.2, ge=0, description="Stretch to leave out next to the opening, per size."
+    )
+    relative_to: Literal["size", "thick", "mm"] = Field(
+        default="size",
+        description="Divide by the size, by the wall's own thick part (quantile 0.8), or not (mm).",
+    )
 
     @property
     def others(self) -> tuple[Names, ...]:
@@ -369,8 +395,13 @@ class MinWallThickness(Rule):
         thickness = geometry.wall_profile(self.structure, self.inner, self.clearance)
         if not thickness.size:
             return math.nan
-        size = geometry.size_mm(union(self.structure, self.inner)) if self.relative_to == "size" else 1.0
-        return float(np.quantile(thickness, self.quantile)) / size
+        thin = quantile(thickness, self.quantile)
+        if self.relative_to == "thick":
+            thick = quantile(thickness, 0.8)
+            return thin / thick if thick > 0 else 0.0
+        return (
+            thin / geometry.size_mm(union(self.structure, self.inner)) if self.relative_to == "size" else thin
+        )
 
 
 class ThicknessBeforeSplit(Rule):
@@ -381,7 +412,9 @@ class ThicknessBeforeSplit(Rule):
 
     cost: ClassVar[int] = 9
     kind: Literal["thickness_before_split"] = "thickness_before_split"
-    steps: int = Field(default=25, ge=2, description="Levels of erosion tried, from none to the largest depth.")
+    steps: int = Field(
+        default=25, ge=2, description="Levels of erosion tried, from none to the largest depth."
+    )
 
     def _value(self, geometry: MaskGeometry) -> float:
         region = np.pad(geometry.region(self.structure)[geometry.box(self.structure)], 1)
@@ -399,7 +432,19 @@ def _extent_mm(geometry: MaskGeometry, names: Names, axis: int) -> float:
 
 
 AnyRule = Annotated[
-    Present | OnePiece | NoHole | NoGap | FrontierRatio | WidthRatio | ThicknessBeforeSplit | Area | Aspect | Solidity
-    | ContactSegments | ContactPosition | EndFill | MinWallThickness,
+    Present
+    | OnePiece
+    | NoHole
+    | NoGap
+    | FrontierRatio
+    | WidthRatio
+    | ThicknessBeforeSplit
+    | Area
+    | Aspect
+    | Solidity
+    | ContactSegments
+    | ContactPosition
+    | EndFill
+    | MinWallThickness,
     Field(discriminator="kind"),
 ]

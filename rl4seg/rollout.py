@@ -31,8 +31,8 @@ def action_log_prob(logits: Tensor, actions: Tensor) -> Tensor:
 def smooth_normal(shape: tuple[int, ...], mix: float, sigma: float, generator: torch.Generator) -> Tensor:
     """Standard normal noise with spatial correlation; every pixel is exactly N(0, 1).
 
-    sqrt(mix) * (white noise blurred by a Gaussian of ``sigma`` pixels, rescaled to unit variance) +
-    sqrt(1 - mix) * white. The blur wraps around, so the variance is the same at the border.
+    (mix * smooth + (1 - mix) * white) / sqrt(mix^2 + (1 - mix)^2), where smooth is white noise blurred by a Gaussian
+    of ``sigma`` pixels and rescaled to unit variance. The blur wraps around: the border is like the middle.
     Shape: (N, *S) drawn on the CPU from ``generator``.
     """
     white = torch.randn(shape, generator=generator)
@@ -48,7 +48,7 @@ def smooth_normal(shape: tuple[int, ...], mix: float, sigma: float, generator: t
     smooth = torch.fft.ifftn(
         torch.fft.fftn(torch.randn(shape, generator=generator), dim=axes) * response, dim=axes
     )
-    correlated: Tensor = mix**0.5 * smooth.real + (1 - mix) ** 0.5 * white
+    correlated: Tensor = (mix * smooth.real + (1 - mix) * white) / (mix**2 + (1 - mix) ** 2) ** 0.5
     return correlated
 
 

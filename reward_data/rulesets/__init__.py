@@ -1,0 +1,1 @@
+"""Shipped anatomical rule sets (YAML)."""

@@ -43,7 +43,7 @@ class PPOConfig(Config):
         default=0.9,
         ge=0,
         le=1,
-        description="Share of the sampling noise's variance that is spatially correlated.",
+        description="Amplitude of the spatially correlated part of the sampling noise; the rest is white.",
     )
     noise_length: float = Field(
         default=0.06, gt=0, le=1, description="Correlation length as a share of the image side."

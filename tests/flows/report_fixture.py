@@ -68,6 +68,7 @@ def row(
             "hd": MeanSd(10 * (1 - dice) * 5, 4.2),
         }
         if paired:
+            values["case_valid"] = {f"patient{i:04d}_2CH": i < round(CASES * validity) for i in range(CASES)}
             values["case_dice"] = case_dice(dice, iteration + 17 * len(arm) if seed is None else seed)
     return EvaluationRow.model_validate(values | more)
 
@@ -127,10 +128,7 @@ def curves(length: int = 171) -> tuple[Curve, ...]:
 
 def _curve(arm: str, iteration: int, stage: str, step: Float64, columns: Mapping[str, Float64]) -> Curve:
     rng = np.random.default_rng([iteration, len(arm), len(stage)])
-    noisy = {
-        name: (v + rng.normal(0, 0.01, len(v)) * (np.abs(v) > 0)).round(5).tolist()
-        for name, v in columns.items()
-    }
+    noisy = {name: (v * (1 + rng.normal(0, 0.05, len(v)))).round(5).tolist() for name, v in columns.items()}
     return Curve.model_validate(
         {"arm": arm, "iteration": iteration, "stage": stage, "columns": {"step": step.tolist()} | noisy}
     )

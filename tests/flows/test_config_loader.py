@@ -252,12 +252,14 @@ def test_binary_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_presets_by_name_and_closest_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "demo.yaml").write_text("seed: 5")
-    monkeypatch.setattr(config_loader, "PRESETS", tmp_path)
-    assert load_config("demo", ["seed=6"], Run).seed == 6
-    assert load_config("demo.yaml", [], Run).seed == 5
-    with pytest.raises(ConfigError, match=r"no configuration 'demmo'.*did you mean demo\?"):
-        load_config("demmo", [], Run)
+    (tmp_path / "loop").mkdir()
+    (tmp_path / "loop" / "demo.yaml").write_text("seed: 5")
+    monkeypatch.setattr(config_loader, "ROOTS", (tmp_path, tmp_path / "absent"))
+    assert load_config("loop/demo", ["seed=6"], Run).seed == 6
+    assert load_config("loop/demo.yaml", [], Run).seed == 5
+    for wrong in ("loop/demmo", "demo"):
+        with pytest.raises(ConfigError, match=rf"no configuration '{wrong}'.*did you mean loop/demo\?"):
+            load_config(wrong, [], Run)
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12) | st.sampled_from(

@@ -136,12 +136,17 @@ def test_nifti_mask_goes_back_exactly(tmp_path: Path, shape: tuple[int, ...]) ->
 
 
 def test_mask_like_its_image_keeps_depth_one(tmp_path: Path) -> None:
-    path = save_nifti(tmp_path / "in.nii", np.ones((4, 3, 1), np.int16))
+    image = nib.Nifti1Image(np.linspace(0, 1, 12).reshape(4, 3, 1), OBLIQUE)
+    image.set_data_dtype(np.int16)  # stored with a slope, which the mask must not take over
+    path = tmp_path / "in.nii"
+    nib.save(image, path)
     picture = read_image(path)
     mask = Mask(np.full((3, 4), 2, np.uint8), picture.spacing_mm, picture.affine)
     write_mask(tmp_path / "out.nii.gz", mask, like=path)
     after = nib.load(tmp_path / "out.nii.gz")
     assert after.shape == (4, 3, 1)
+    assert after.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(after.dataobj), 2)
     assert after.header.get_zooms() == nib.load(path).header.get_zooms()
     np.testing.assert_array_equal(after.affine, nib.load(path).affine)
     with pytest.raises(DataError, match="does not match"):

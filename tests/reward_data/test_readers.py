@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from reward_data.errors import DataError
+from reward_data.phantom import PhantomConfig
 from reward_data.readers import DatasetConfig, count_cases, list_cases, read_cases
 from reward_data.types import LabelMap
 
@@ -272,6 +273,17 @@ def test_volumes(tmp_path: Path) -> None:
     nifti(tmp_path / "a.nii", shape=(6, 5, 4))
     case = next(read_cases(config(tmp_path)))
     assert (case.image.shape, case.spacing_mm) == ((1, 5, 6, 4), (1.0, 0.5, 1.0))
+
+
+def test_phantom_is_read_like_any_dataset() -> None:
+    dataset = DatasetConfig(phantom=PhantomConfig(cases=6), validation_fraction=0.34)
+    cases = list(read_cases(dataset))
+    assert count_cases(dataset) == len({case.id for case in cases}) == 6
+    assert {"train", "val"} <= {case.split for case in cases}
+    assert all(case.label is not None and case.label.shape == case.image.shape[1:] for case in cases)
+    again = next(read_cases(dataset))
+    np.testing.assert_array_equal(again.image, cases[0].image)
+    assert count_cases(dataset.model_copy(update={"max_cases": 2})) == 2
 
 
 def test_config_refuses_what_cannot_work(tmp_path: Path) -> None:

@@ -1,0 +1,196 @@
+"""The folder of one run: what was asked for, with which versions, and where every artifact comes from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reward_data.errors import ArtifactError, ConfigError
+
+PACKAGES = (
+    "rl4seg", "torch", "monai", "prefect", "pydantic", "numpy", "scipy", "scikit-image", "h5py", "nibabel",
+    "safetensors",
+)  # fmt: skip
+LINEAGE = "lineage.json"
+Status = Literal["running", "built", "cached", "failed", "stopped"]
+
+
+class StageRow(BaseModel):
+    """One stage of a run, as lineage.json keeps it.
+
+    ``seconds`` is what building the artifact took, whenever that was; ``path`` is relative to the store; ``stopped``
+    is a running stage whose process is no more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str
+    label: str
+    status: Status
+    key: str
+    kind: str
+    digest: str | None = None
+    size: int | None = None
+    made_from: tuple[str, ...] = ()
+    seconds: float | None = None
+    path: str | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    error: str | None = None
+
+
+class RunFolder:
+    """Writes the files of a run folder, each in one rename: a killed run leaves them readable.
+
+    Args:
+        path: the folder; an earlier run of the same name keeps its other files, its lineage starts anew.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[StageRow] = []
+
+    @classmethod
+    def create(cls, path: Path | str, config_yaml: str, seeds: Mapping[str, int]) -> RunFolder:
+        """Make the folder with config.yaml, versions.json, seeds.json and an empty lineage.json.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        run = cls(Path(path))
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            _write(run.path / "config.yaml", config_yaml)
+            _write(run.path / "versions.json", _json(versions()))
+            _write(run.path / "seeds.json", _json(dict(seeds)))
+            run._save()
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: the run folder cannot be written ({error.strerror}); choose another by output=FOLDER"
+            ) from error
+        return run
+
+    def begin(self, stage: str, label: str, key: str, kind: str) -> int:
+        """Note that a stage has started; returns its place for `finish`."""
+        self.rows.append(StageRow(stage=stage, label=label, status="running", key=key, kind=kind))
+        self._save()
+        return len(self.rows) - 1
+
+    def finish(self, place: int, status: Status, **values: Any) -> None:
+        """Note how the stage at ``place`` ended; ``values`` are fields of `StageRow`."""
+        self.rows[place] = StageRow.model_validate(
+            self.rows[place].model_dump() | {"status": status, **values}
+        )
+        self._save()
+
+    def publish(self, folder: Path) -> None:
+        """Copy the files of an artifact (the report) to the top of the run folder."""
+        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if source.name != "manifest.json":
+                target = self.path / source.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with _renamed_to(target) as temporary:
+                    shutil.copyfile(source, temporary)
+
+    def _save(self) -> None:
+        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        stages = [row.model_dump(mode="json") for row in self.rows]
+        _write(self.path / LINEAGE, _json({"process": process, "stages": stages}))
+
+
+def read_status(path: Path | str) -> list[StageRow]:
+    """The stages of a run in order, finished or not.
+
+    Raises:
+        ArtifactError: the folder holds no lineage, or an unreadable one.
+    """
+    file = Path(path) / LINEAGE
+    if not file.is_file():
+        raise ArtifactError(f"{path}: no {LINEAGE} here; give the folder of a run, e.g. runs/NAME")
+    try:
+        lineage = json.loads(file.read_text(encoding="utf-8"))
+        alive = _alive(**lineage["process"])
+        rows = [StageRow.model_validate(row) for row in lineage["stages"]]
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(
+            f"{file}: not a lineage of this program ({error}); run the same command again"
+        ) from error
+    return [
+        row.model_copy(update={"status": "stopped"}) if row.status == "running" and not alive else row
+        for row in rows
+    ]
+
+
+def versions() -> dict[str, str | None]:
+    """Python, platform, the packages that matter (without importing them) and the git commit of the code, if any."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found | {"commit": _commit()}
+
+
+def _commit() -> str | None:
+    """The checked-out commit, ``+changes`` where files differ from it; None outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+changes",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _alive(pid: int, host: str) -> bool:
+    """Whether the process runs; one of another machine is taken to."""
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    with _renamed_to(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _renamed_to(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that becomes it at the end."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,272 @@
+"""The cached-task decorator: a function that writes files becomes a stage that returns a typed reference.
+
+A stage's key covers its name, the code that it reaches, and its arguments: configurations field by field, artifacts by
+their digest; never a path, a device or a label. A stored artifact of that key, verified byte by byte, is the answer;
+otherwise the function runs under the key's lock. Keys hold the digests of inputs: where a lost artifact is built again
+with the same bytes, its intact dependents stay Cached; with other bytes, they have other keys and run.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
+
+from rich.console import Console
+
+from flows.progress import StageProgress, stage_line
+from flows.run_folder import RunFolder, Status
+from flows.stage_keys import refs_in, stage_key
+from flows.store import ArtifactRef, ArtifactStore, RefT
+from reward_data.errors import ArtifactError, Rl4SegError
+from reward_data.types import Progress
+from rl4seg.configs.runtime import RuntimeConfig
+
+if TYPE_CHECKING:
+    from rl4seg.runtime import Runtime
+
+P = ParamSpec("P")
+METRICS = "metrics.json"
+_active: contextvars.ContextVar[StageEnvironment] = contextvars.ContextVar("stage_environment")
+
+
+# --- what surrounds a stage ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageEnvironment:
+    """Where stages run: set once by the flow, never an argument of a stage and never part of a key."""
+
+    store: ArtifactStore
+    run_folder: RunFolder | None = None
+    console: Console | None = None
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def publish(self, ref: RefT) -> RefT:
+        """Copy an artifact's files into the run folder, where there is one; returns the reference."""
+        if self.run_folder is not None:
+            self.run_folder.publish(self.store.path(ref))
+        return ref
+
+
+@contextmanager
+def environment(active: StageEnvironment) -> Iterator[StageEnvironment]:
+    """Make an environment the one that stages called inside the block use."""
+    token = _active.set(active)
+    try:
+        yield active
+    finally:
+        _active.reset(token)
+
+
+def current_environment() -> StageEnvironment:
+    """The environment of the enclosing `environment` block.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    try:
+        return _active.get()
+    except LookupError as error:
+        raise ArtifactError(
+            "a stage was called without a store; wrap the call: with environment(StageEnvironment(store)): ..."
+        ) from error
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a running stage has. ``out``: its empty output folder. ``checkpoint``: kept if it is killed."""
+
+    out: Path
+    checkpoint: Path
+    progress: Progress
+    environment: StageEnvironment
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """The device asked for, e.g. ``auto`` or ``cuda:1``."""
+        return self.environment.runtime.device
+
+    def runtime(self) -> Runtime:
+        """Device, precision and threads, resolved; imports torch."""
+        from rl4seg.runtime import start
+
+        return start(self.environment.runtime)
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """The folder of an input artifact, verified; see `ArtifactStore.path`."""
+        return self.environment.store.path(ref)
+
+    def record(self, **values: float | int | str | bool | None) -> None:
+        """Add figures to the artifact's metrics.json. They must repeat from run to run: no times, no paths."""
+        self.metrics.update(values)
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+class Stage(Generic[P, RefT]):
+    """A cached stage; call it like its function without the context. Inside a flow every call is a task run."""
+
+    def __init__(
+        self, function: Callable[Concatenate[StageContext, P], None], kind: type[RefT], title: str
+    ) -> None:
+        self._function, self._kind, self._title, self._label = function, kind, title, title
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+
+    def named(self, label: str) -> Stage[P, RefT]:
+        """The same stage under another label, e.g. "iteration 2 · PPO"; the label is no part of the key."""
+        other = copy.copy(self)
+        other._label = label
+        return other
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> RefT:
+        """The artifact for these arguments: a Prefect task run inside a flow, else like `direct`.
+
+        Raises:
+            Rl4SegError: as the stage's function does.
+        """
+        if not _inside_flow():
+            return self.direct(*args, **kwargs)
+        inputs = list(refs_in(self._bound(*args, **kwargs)))
+        return _run_as_task(self._title, self._label, inputs, lambda: self._run(True, *args, **kwargs))
+
+    def direct(self, *args: P.args, **kwargs: P.kwargs) -> RefT:
+        """The artifact for these arguments, without Prefect."""
+        return self._run(False, *args, **kwargs)[0]
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The stage key of these arguments.
+
+        Raises:
+            TypeError: an argument that no key can hold.
+        """
+        return stage_key(self._function, self._kind, self._bound(*args, **kwargs))
+
+    def _bound(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        bound = inspect.signature(self._function).bind(None, *args, **kwargs)
+        bound.apply_defaults()
+        return dict(list(bound.arguments.items())[1:])
+
+    def _run(self, dashboard: bool, *args: P.args, **kwargs: P.kwargs) -> tuple[RefT, bool]:
+        """(the artifact, whether it was there already), noted in the run folder and shown on the console."""
+        here, arguments = current_environment(), self._bound(*args, **kwargs)
+        key = stage_key(self._function, self._kind, arguments)
+        made_from = tuple(ref.digest for ref in refs_in(arguments))
+        with _Note(here, self.__name__, self._label, key, self._kind.__name__) as note:
+
+            def build(out: Path, checkpoint: Path) -> None:
+                note.status = "built"
+                with StageProgress(self._label, here.console, dashboard) as progress:
+                    context = StageContext(out, checkpoint, progress, here)
+                    self._function(context, *args, **kwargs)
+                if context.metrics:
+                    text = json.dumps(context.metrics, indent=1, sort_keys=True)
+                    (out / METRICS).write_text(text + "\n", encoding="utf-8")
+
+            ref = here.store.lookup(key, self._kind)
+            if ref is None:
+                ref = here.store.build(key, self._kind, made_from, build, self._label)
+            note.ref = ref
+        return ref, note.status == "cached"
+
+
+def stage(
+    kind: type[RefT], *, title: str
+) -> Callable[[Callable[Concatenate[StageContext, P], None]], Stage[P, RefT]]:
+    """Make a stage of ``function(context, ...)`` whose files in ``context.out`` become an artifact of ``kind``.
+
+    ``title`` is the task's name in the dashboard. Training stages leave their curves in ``history.csv``.
+    """
+    return lambda function: Stage(function, kind, title)
+
+
+class _Note:
+    """One stage's line on the console and row in lineage.json, from its start to its end."""
+
+    def __init__(self, here: StageEnvironment, stage: str, label: str, key: str, kind: str) -> None:
+        self._here, self._label, self._key = here, label, key
+        self.status: Status = "cached"
+        self.ref: ArtifactRef | None = None
+        self._place = here.run_folder.begin(stage, label, key, kind) if here.run_folder else 0
+
+    def __enter__(self) -> _Note:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        values: dict[str, Any] = {}
+        if self.ref is None:
+            self.status, values = "failed", {"error": str(error) or repr(error)}
+        else:
+            metrics = self._here.store.root / self._key / METRICS
+            values = self.ref.model_dump(include={"digest", "size", "made_from"})
+            values |= {"path": self._key, "seconds": self._here.store.seconds(self._key)}
+            values["metrics"] = json.loads(metrics.read_text()) if metrics.is_file() else {}
+        if self._here.run_folder:
+            self._here.run_folder.finish(self._place, self.status, **values)
+        if self._here.console:
+            self._here.console.print(
+                stage_line(self._label, self.status, values.get("seconds")), highlight=False
+            )
+
+
+# --- Prefect ---------------------------------------------------------------------------------------------------------
+
+
+def _inside_flow() -> bool:
+    """Whether a Prefect flow is running here; where nobody has imported Prefect, none is."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
+
+
+def _run_as_task(
+    title: str, label: str, inputs: list[ArtifactRef], work: Callable[[], tuple[RefT, bool]]
+) -> RefT:
+    """Run ``work`` as a task run that ends as Completed, Cached or Failed; Prefect itself keeps no result.
+
+    A flow run that is retried from the dashboard calls every stage again, and the store answers. The task's ``inputs``
+    and its result are there for the arrows of the dashboard's graph.
+    """
+    from prefect import State, task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.logging import get_run_logger
+    from prefect.states import Completed, Failed
+
+    from flows.prefect_settings import quiet_user_errors
+
+    quiet_user_errors()
+    done: list[RefT] = []
+    failed: list[Rl4SegError] = []
+
+    def run(inputs: list[ArtifactRef]) -> State[Any]:
+        try:
+            ref, cached = work()
+        except Rl4SegError as error:
+            failed.append(error)
+            return Failed(message=str(error))
+        done.append(ref)
+        get_run_logger().info("%s: %s %s", "Cached" if cached else "Built", ref.kind, ref.key[:12])
+        return Completed(
+            name="Cached" if cached else "Completed", message=f"{ref.kind} {ref.key[:12]}", data=ref
+        )
+
+    name = label.replace("{", "{{").replace("}", "}}")
+    options = task(name=title, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    options(run)(inputs)
+    if failed:
+        raise failed[0]
+    return done[0]
