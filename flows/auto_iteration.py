@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prefect import flow
-
 from flows import preflight
 from flows.config import AutoIterationConfig
-from flows.environment import run_environment
+from flows.config_loader import dump_config
+from flows.prefect_settings import flow
 from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND
 from flows.report_stage import PolicyRecord, write_report
-from flows.stages import current_environment
+from flows.run_environment import run_environment
 from flows.store import CaseSet, Policy, Report, RewardNet, RewardSet, ShapePriorRef
 from flows.tasks import (
     evaluate_policy,
@@ -29,7 +28,7 @@ from flows.tasks import (
     load_checkpoint,
     predict_target,
     synthesize_rewards,
-    train_reward_net,
+    train_reward,
     train_supervised,
 )
 from reward_data.anatomy import RuleSet
@@ -56,33 +55,35 @@ def adapt(config: AutoIterationConfig, start: Start, arm: str, ppo: PPOConfig) -
     for i in range(1, config.iterations + 1):
         label = f"iteration {i}" if arm == MAIN else f"{arm} · iteration {i}"
         # 1. What does the policy say about the target today?
-        predictions = predict_target(policy, start.target, label=f"{label} · predict")
+        predictions = predict_target.named(f"{label} · predict")(policy, start.target)
         # 2. Valid masks become pseudo ground truth with bad partners, invalid ones are corrected where possible.
-        rewards = synthesize_rewards(
+        rewards = synthesize_rewards.named(f"{label} · synthesize")(
             config.synthesis, predictions, policy, start.target, start.rules, start.prior, config.seed,
-            label=f"{label} · synthesize",
         )  # fmt: skip
         reward_sets.append(rewards)
         # 3. Learn where masks are wrong, from all reward datasets so far; the control with PPO off has no use for it.
         reward_net: RewardNet | None = None
         if arm == MAIN:
-            reward_net = train_reward_net(
-                config.reward_net, tuple(reward_sets), config.class_names, config.seed + i,
-                label=f"{label} · reward net",
+            reward_net = train_reward.named(f"{label} · reward net")(
+                config.reward_net, tuple(reward_sets), config.class_names, config.seed,
             )  # fmt: skip
         # 4. Act, judge, improve.
-        policy = finetune_policy(
+        policy = finetune_policy.named(f"{label} · PPO")(
             ppo, policy, reward_net if ppo.needs_reward_net else None, rewards, start.target, start.rules, i,
-            config.seed + i, label=f"{label} · PPO",
+            config.seed,
         )  # fmt: skip
         # 5. Did it help? On images that no stage has trained on.
-        evaluation = evaluate_policy(
+        evaluation = evaluate_policy.named(f"{label} · evaluate")(
             config.evaluation, policy, start.policy, reward_net, start.target, start.rules,
-            label=f"{label} · evaluate",
         )  # fmt: skip
         records.append(
             PolicyRecord(
-                arm=arm, iteration=i, policy=policy, evaluation=evaluation, reward_net=reward_net, reward_set=rewards
+                arm=arm,
+                iteration=i,
+                policy=policy,
+                evaluation=evaluation,
+                reward_net=reward_net,
+                reward_set=rewards,
             )
         )
     return records
@@ -101,9 +102,8 @@ def baselines(config: AutoIterationConfig, start: Start) -> list[PolicyRecord]:
     """What the loop has to beat, and what it cannot be expected to beat."""
 
     def measured(arm: str, policy: Policy, logit_bias: float = 0.0) -> PolicyRecord:
-        evaluation = evaluate_policy(
+        evaluation = evaluate_policy.named(f"{arm} · evaluate")(
             config.evaluation, policy, start.policy, None, start.target, start.rules, logit_bias,
-            label=f"{arm} · evaluate",
         )  # fmt: skip
         return PolicyRecord(arm=arm, iteration=0, policy=policy, evaluation=evaluation)
 
@@ -111,9 +111,8 @@ def baselines(config: AutoIterationConfig, start: Start) -> list[PolicyRecord]:
     if config.controls.logit_bias:
         records.append(measured(LOGIT_BIAS, start.policy, config.evaluation.logit_bias))
     if config.controls.upper_bound:
-        best = train_supervised(
+        best = train_supervised.named("upper bound · training on target labels")(
             config.source_training, config.policy.network, start.target, config.seed,
-            label="upper bound · training on target labels",
         )  # fmt: skip
         records.append(measured(UPPER_BOUND, best))
     return records
@@ -122,14 +121,17 @@ def baselines(config: AutoIterationConfig, start: Start) -> list[PolicyRecord]:
 @flow(name="auto-iteration", persist_result=False, validate_parameters=True)
 def auto_iteration(config: AutoIterationConfig) -> Report:
     """Adapt a policy to an unlabelled target domain; returns the report's artifact."""
-    with run_environment(config):
-        environment = current_environment()
+    with run_environment(config) as environment:
         preflight.check(config)
         # Both domains, imported once onto the network's grid.
-        source = config.source and import_dataset(
-            *preflight.dataset_inputs(config.source), config.preprocess, label="import source"
+        source = None
+        if config.source is not None:
+            source = import_dataset.named("import source")(
+                *preflight.dataset_inputs(config.source), config.preprocess
+            )
+        target = import_dataset.named("import target")(
+            *preflight.dataset_inputs(config.target), config.preprocess
         )
-        target = import_dataset(*preflight.dataset_inputs(config.target), config.preprocess, label="import target")
         # Where everybody starts.
         prior = fit_shape_prior(config.shape_components, source) if source else None
         start = Start(source_policy(config, source, target), target, prior, config.rule_set())
@@ -138,4 +140,8 @@ def auto_iteration(config: AutoIterationConfig) -> Report:
         records += adapt(config, start, MAIN, config.ppo)
         if config.controls.ppo_off and config.ppo.policy_weight and config.ppo.anchor_weight:
             records += adapt(config, start, PPO_OFF, config.ppo.model_copy(update={"policy_weight": 0.0}))
-        return environment.publish(write_report(records, target))
+        return environment.publish(
+            write_report(
+                config.name, dump_config(config), tuple(records), target, config.evaluation.montage_cases
+            )
+        )

@@ -19,11 +19,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-anatomy = typer.Typer(help="Check masks against anatomical rules, or fit the rules' thresholds.", no_args_is_help=True)
+anatomy = typer.Typer(
+    help="Check masks against anatomical rules, or fit the rules' thresholds.", no_args_is_help=True
+)
 app.add_typer(anatomy, name="anatomy")
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, e.g. seed=1 ppo.epochs=2 target.path=DIR")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, e.g. seed=1 ppo.epochs=2 target.path=DIR")
+]
 Run = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")]
+Folder = Annotated[Path, typer.Argument(help="nnU-Net raw folder, CSV manifest, or folder of label files.")]
 Rules = Annotated[str, typer.Option(help="A shipped rule set (lv_myo, lv_myo_public) or a YAML file.")]
 Merge = Annotated[list[str] | None, typer.Option(help="Native label merged into a class, e.g. --merge 3=0.")]
 
@@ -46,13 +51,15 @@ def _load(config: str, overrides: list[str] | None) -> AutoIterationConfig:
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="A YAML config, or the name of a shipped one (auto_iteration/demo).")],
+    config: Annotated[
+        str, typer.Argument(help="A YAML config, or the name of a shipped one (auto_iteration/demo).")
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Run a config here and now; finished stages are reused, an interrupted one goes on."""
     from flows.launch import execute
 
-    execute(_load(_resolve(config), overrides), ["run", config, *(overrides or [])])
+    execute(_load(config, overrides))
 
 
 @app.command()
@@ -60,13 +67,7 @@ def demo(overrides: Overrides = None) -> None:
     """Adapt a policy to a shifted ultrasound phantom: the main job on embedded data."""
     from flows.launch import execute
 
-    execute(_load(_resolve("auto_iteration/demo"), overrides), ["demo", *(overrides or [])])
-
-
-def _resolve(config: str) -> str:
-    from flows.presets import preset_path
-
-    return config if Path(config).suffix in {".yaml", ".yml"} or Path(config).exists() else str(preset_path(config))
+    execute(_load("auto_iteration/demo", overrides))
 
 
 @app.command()
@@ -83,6 +84,78 @@ def phantom(
 
     shape = (size, size)
     source = PhantomConfig(domain="source", cases=cases, shape=shape, seed=seed)
-    target = PhantomConfig(domain="target", cases=cases, shape=shape, seed=seed + 1, shift=shift, test_fraction=0.3)
+    target = PhantomConfig(
+        domain="target", cases=cases, shape=shape, seed=seed + 1, shift=shift, test_fraction=0.3
+    )
     write_phantom(out, source, target)
     typer.echo(f"wrote {cases} source and {cases} target images to {out}")
+
+
+@app.command()
+def status(run_folder: Run) -> None:
+    """What each stage of a run did: built, cached, running, failed or stopped, and in what time."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from flows.run_folder import read_status
+
+    table = Table("stage", "status", "seconds", "artifact", "figures", title=str(run_folder))
+    for row in read_status(run_folder):
+        figures = ", ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.metrics.items()
+        )
+        seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+        table.add_row(row.label, row.status, seconds, (row.digest or "")[:12], row.error or figures)
+    Console().print(table)
+
+
+@app.command()
+def report(run_folder: Run) -> None:
+    """The result table of a run and the path of its report."""
+    from flows.launch import show
+
+    show(run_folder)
+
+
+@app.command()
+def evaluate(
+    run_folder: Run,
+    dataset: Annotated[
+        str | None, typer.Argument(help="Labelled or unlabelled data; default: the run's target.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for cases.csv and summary.json.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(help="Iteration of the loop, 0 = source; default: the last.")
+    ] = None,
+) -> None:
+    """Score a run's policy on a dataset: Dice, distances, validity, per case and in sum."""
+    from flows.evaluate_run import evaluate_run
+
+    evaluate_run(run_folder, dataset, out, iteration)
+
+
+@anatomy.command()
+def check(folder: Folder, rules: Rules = "lv_myo", merge: Merge = None) -> None:
+    """Print the acceptance of a folder's masks (nnU-Net raw or plain), per rule."""
+    from flows.anatomy_tables import print_acceptance
+
+    print_acceptance(folder, rules, merge or [])
+
+
+@anatomy.command()
+def fit(
+    folder: Folder,
+    rules: Rules = "lv_myo",
+    merge: Merge = None,
+    acceptance: Annotated[
+        float, typer.Option(help="Share of the masks that the fitted set accepts.")
+    ] = 0.995,
+    margin: Annotated[
+        float, typer.Option(help="Widen every threshold by this share of the values' range.")
+    ] = 0.05,
+    out: Annotated[Path | None, typer.Option(help="Write the rule set here; default: print it.")] = None,
+) -> None:
+    """Propose thresholds from labelled masks at a chosen acceptance."""
+    from flows.anatomy_tables import fit_rules
+
+    fit_rules(folder, rules, merge or [], acceptance, margin, out)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from flows.config_base import RunConfig
 from reward_data.anatomy import RuleSet, load_rules
 from reward_data.errors import ConfigError
 from reward_data.preprocess import PreprocessConfig
@@ -16,7 +17,6 @@ from rl4seg.configs.evaluation import EvaluationConfig
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.ppo import PPOConfig
 from rl4seg.configs.reward_net import RewardNetConfig
-from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.configs.supervised import SupervisedConfig
 
 
@@ -43,19 +43,9 @@ class ControlsConfig(Config):
     upper_bound: bool = Field(default=False, description="Train on the target's own labels; needs them.")
 
 
-class AutoIterationConfig(Config):
+class AutoIterationConfig(RunConfig):
     """RL4Seg: adapt a segmentation policy to an unlabelled target domain."""
 
-    name: str = Field(
-        default="run",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="Name of the run and of its folder.",
-    )
-    output: str = Field(default="runs", description="Folder of the run folders.")
-    store: str | None = Field(
-        default=None, description="Folder of the artifact store, shared by runs; null = <output>/store."
-    )
-    seed: int = Field(default=0, ge=0, lt=2**31, description="The one seed of the run.")
     iterations: int = Field(default=4, ge=1, le=100, description="N: times around the loop.")
     source: DatasetConfig | None = Field(
         default=None, description="Labelled source domain; may be null where policy.checkpoint is given."
@@ -84,7 +74,6 @@ class AutoIterationConfig(Config):
     ppo: PPOConfig = Field(default=PPOConfig(), description="The fine-tuning.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="What is measured.")
     controls: ControlsConfig = Field(default=ControlsConfig(), description="What the loop is compared with.")
-    runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="Device, precision, threads.")
 
     @model_validator(mode="after")
     def _has_a_start(self) -> AutoIterationConfig:
@@ -94,12 +83,11 @@ class AutoIterationConfig(Config):
             )
         if self.policy.checkpoint is not None and not Path(self.policy.checkpoint).exists():
             raise ValueError(f"policy.checkpoint={self.policy.checkpoint}: no such file or folder")
-        if self.source is not None and self.source.labels != self.target.labels:
-            if self.source.labels.names != self.target.labels.names:
-                raise ValueError(
-                    f"source.labels.names {self.source.labels.names} and target.labels.names "
-                    f"{self.target.labels.names} differ; both domains need the same classes"
-                )
+        if self.source is not None and self.source.labels.names != self.target.labels.names:
+            raise ValueError(
+                f"source.labels.names {self.source.labels.names} and target.labels.names {self.target.labels.names} "
+                "differ; both domains need the same classes"
+            )
         return self
 
     @property

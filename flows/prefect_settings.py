@@ -11,9 +11,12 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from reward_data.errors import ConfigError, Rl4SegError
 
@@ -26,6 +29,7 @@ DEFAULTS = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
 START_SECONDS = 120.0
+log = logging.getLogger(__name__)
 
 for _name, _value in DEFAULTS.items():
     os.environ.setdefault(_name, _value)
@@ -35,23 +39,34 @@ from prefect import flow  # noqa: E402  (after the environment is set)
 __all__ = ["embedded_server", "flow", "quiet_user_errors"]
 
 
-class OneMessage(logging.Filter):
-    """Keeps the traceback of an Rl4SegError out of the log: its message says all that the user needs."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Pass every record, without the traceback where the error is the user's to mend."""
-        if record.exc_info and isinstance(record.exc_info[1], Rl4SegError):
-            record.msg, record.args = str(record.exc_info[1]), ()
-            record.exc_info, record.exc_text = None, None
-        return True
-
-
 def quiet_user_errors() -> None:
-    """Log the user's errors as one message in flows and tasks; calling it again changes nothing."""
+    """Keep what is the user's to mend to one message: no traceback in the dashboard, nothing before the caller's own.
+
+    Calling it again changes nothing.
+    """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
-        if not any(isinstance(known, OneMessage) for known in logger.filters):
-            logger.addFilter(OneMessage())
+        if _without_traceback not in logger.filters:
+            logger.addFilter(_without_traceback)
+    for handler in logging.getLogger().handlers:
+        if type(handler).__module__.startswith("prefect.") and _not_said_elsewhere not in handler.filters:
+            handler.addFilter(_not_said_elsewhere)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, Rl4SegError):
+        record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
+        record.user_error = True
+    return True
+
+
+def _not_said_elsewhere(record: logging.LogRecord) -> bool:
+    """Whether the console shows a record: not what the flow raises to its caller, nor the states that follow."""
+    repeats = record.name in ("prefect.flow_runs", "prefect.task_runs") and str(record.msg).startswith(
+        "Finished in"
+    )
+    return not repeats and not getattr(record, "user_error", False)
 
 
 @contextmanager
@@ -70,32 +85,46 @@ def embedded_server() -> Iterator[Callable[[], None]]:
     if PREFECT_API_URL.value():
         yield lambda: None
         return
-    with socket.socket() as listener:
+    with socket.socket() as listener, tempfile.TemporaryFile() as output:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)  # from here on requests queue until the server is up
-        port = listener.getsockname()[1]
-        server = _spawn(listener.fileno())
-    try:
-        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{port}/api"}):
-            try:
-                yield lambda: _wait(port)
-            finally:
-                _flush()
-    finally:
-        server.terminate()
-        server.wait()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        server = _spawn(listener.fileno(), output)
+        listener.close()
+        try:
+            with temporary_settings({PREFECT_API_URL: address}):
+                try:
+                    yield lambda: _wait(address, output)
+                finally:
+                    _settle()
+        finally:
+            server.terminate()
+            server.wait()
 
 
-def _flush() -> None:
-    """Send what is still queued: the last states and log lines of the run."""
+def _settle() -> None:
+    """Send the last states and log lines of the run, and let the server write them down."""
+    from prefect.client.orchestration import get_client
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
     EventsWorker.drain_all(timeout=10)
     APILogWorker.drain_all(timeout=10)
+    unfinished = {"task_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}}
+    before, until = -1, time.monotonic() + 5
+    try:
+        with get_client(sync_client=True) as client:
+            while time.monotonic() < until:
+                now = client.request("POST", "/task_runs/count", json=unfinished).json()
+                if now == before:
+                    return
+                before = now
+                time.sleep(0.3)
+    except Exception as error:  # a server that has died already has nothing left to settle
+        log.info("the embedded Prefect server ended early: %r", error)
 
 
-def _spawn(listener: int) -> subprocess.Popen[bytes]:
+def _spawn(listener: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
     from prefect.settings import get_current_settings
 
     environment = {
@@ -110,6 +139,8 @@ def _spawn(listener: int) -> subprocess.Popen[bytes]:
         [sys.executable, "-c", _SERVE, str(listener)],
         env=environment,
         stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
         pass_fds=[listener],
         start_new_session=True,
     )
@@ -130,12 +161,14 @@ uvicorn.run("prefect.server.api.server:create_app", factory=True, fd=int(sys.arg
 """
 
 
-def _wait(port: int) -> None:
+def _wait(address: str, output: IO[bytes]) -> None:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=START_SECONDS):
+        with urllib.request.urlopen(f"{address}/health", timeout=START_SECONDS):
             return
     except OSError as error:
+        output.seek(0)
+        said = output.read().decode(errors="replace").strip()[-2000:]
         raise ConfigError(
-            f"the embedded Prefect server did not start within {START_SECONDS:.0f} s ({error}); see its messages "
-            "above, or run `prefect server start` elsewhere and set PREFECT_API_URL to its address"
+            f"the embedded Prefect server did not start within {START_SECONDS:.0f} s ({error}); run `prefect server "
+            f"start` elsewhere and set PREFECT_API_URL to its address. What it said:\n{said or 'nothing'}"
         ) from error

@@ -20,5 +20,7 @@ def preset_path(name: str) -> Path:
         path = root / f"{name}.yaml"
         if path.is_file():
             return path
-    known = sorted({str(p.relative_to(root).with_suffix("")) for root in ROOTS for p in root.glob("*/*.yaml")})
+    known = sorted(
+        {str(p.relative_to(root).with_suffix("")) for root in ROOTS for p in root.glob("*/*.yaml")}
+    )
     raise ConfigError(f"no shipped config {name!r}; there are: {', '.join(known) or 'none'}")

@@ -26,7 +26,7 @@ from flows.progress import StageProgress, stage_line
 from flows.run_folder import RunFolder, Status
 from flows.stage_keys import refs_in, stage_key
 from flows.store import ArtifactRef, ArtifactStore, RefT
-from reward_data.errors import ArtifactError, Rl4SegError
+from reward_data.errors import ArtifactError
 from reward_data.types import Progress
 from rl4seg.configs.runtime import RuntimeConfig
 
@@ -244,20 +244,15 @@ def _run_as_task(
     from prefect import State, task
     from prefect.cache_policies import NO_CACHE
     from prefect.logging import get_run_logger
-    from prefect.states import Completed, Failed
+    from prefect.states import Completed
 
     from flows.prefect_settings import quiet_user_errors
 
     quiet_user_errors()
     done: list[RefT] = []
-    failed: list[Rl4SegError] = []
 
     def run(inputs: list[ArtifactRef]) -> State[Any]:
-        try:
-            ref, cached = work()
-        except Rl4SegError as error:
-            failed.append(error)
-            return Failed(message=str(error))
+        ref, cached = work()
         done.append(ref)
         get_run_logger().info("%s: %s %s", "Cached" if cached else "Built", ref.kind, ref.key[:12])
         return Completed(
@@ -267,6 +262,4 @@ def _run_as_task(
     name = label.replace("{", "{{").replace("}", "}}")
     options = task(name=title, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     options(run)(inputs)
-    if failed:
-        raise failed[0]
     return done[0]

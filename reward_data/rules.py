@@ -73,9 +73,7 @@ class Rule(Config):
 
     def value(self, geometry: MaskGeometry) -> float:
         """The measured value, NaN where a structure is missing."""
-        if geometry.missing(self.structure):
-            return math.nan
-        return self._value(geometry)
+        return self._value(geometry) if geometry.pixels(self.structure) else math.nan
 
     def accepts(self, value: float) -> bool:
         """Whether a value of this rule lies within the limits; NaN (not applicable) does."""
@@ -149,7 +147,7 @@ class NoGap(Rule):
         return (self.neighbour,)
 
     def _value(self, geometry: MaskGeometry) -> float:
-        if geometry.missing(self.neighbour):
+        if not geometry.pixels(self.neighbour):
             return math.nan
         both = geometry.size_mm(union(self.structure, self.neighbour))
         gap = geometry.gap_pixels(self.structure, self.neighbour, self.reach * both)

@@ -44,9 +44,15 @@ class CaseScore:
     kl: float
     confidence: float
     areas: dict[str, float]
+    classes: tuple[str, ...]
     dice: dict[str, float] = field(default_factory=dict)
     hd: dict[str, float] = field(default_factory=dict)
     hd95: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dice_mean(self) -> float:
+        """Mean Dice over classes, unions left out."""
+        return float(np.mean([self.dice[name] for name in self.classes]))
 
     def row(self) -> dict[str, object]:
         """Flat, for the CSV."""
@@ -61,6 +67,7 @@ class CaseScore:
             "entropy": self.entropy,
             "kl": self.kl,
         }
+        flat |= {"dice_mean": self.dice_mean} if self.dice else {}
         for name in ("areas", "dice", "hd", "hd95"):
             flat |= {f"{name}_{structure}": value for structure, value in getattr(self, name).items()}
         return {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in flat.items()}
@@ -99,6 +106,7 @@ class Evaluator:
     def __post_init__(self) -> None:
         names = self.store.class_names
         self.structures = {name: (value,) for value, name in enumerate(names) if value}
+        self.classes = tuple(self.structures)
         for union, members in self.config.unions.items():
             unknown = [m for m in members if m not in names]
             if unknown:
@@ -171,7 +179,9 @@ class Evaluator:
         areas = {name: float(np.isin(mask, values).mean()) for name, values in self.structures.items()}
         entropy, kl, confidence = signals
         names = tuple(item.rule for item in broken)
-        score = CaseScore(self.store.ids[index], not broken, names, reward, entropy, kl, confidence, areas)
+        score = CaseScore(
+            self.store.ids[index], not broken, names, reward, entropy, kl, confidence, areas, self.classes
+        )
         if self.store.has_label[index]:
             native, truth = self.store.restore_probabilities(index, soft), self.store.native_label(index)
             for name, values in self.structures.items():
@@ -236,26 +246,26 @@ def mean_sd(values: list[float]) -> tuple[float, float]:
 def summarise(scores: list[CaseScore], evaluator: Evaluator) -> dict[str, object]:
     """Means over cases; label-based entries are null where no case has a label."""
     labelled = [s for s in scores if s.dice]
-    classes = [name for value, name in enumerate(evaluator.store.class_names) if value]
 
     def over(name: str) -> dict[str, tuple[float, float]] | None:
         if not labelled:
             return None
         return {k: mean_sd([getattr(s, name)[k] for s in labelled]) for k in evaluator.structures}
 
+    def over_classes(name: str) -> tuple[float, float] | None:
+        values = [float(np.mean([getattr(s, name)[c] for c in evaluator.classes])) for s in labelled]
+        return mean_sd(values) if values else None
+
     rewards = [s.mean_reward for s in scores if s.mean_reward is not None]
     return {
         "cases": len(scores),
         "labelled": len(labelled),
         "dice": over("dice"),
-        "dice_mean": mean_sd([float(np.mean([s.dice[c] for c in classes])) for s in labelled])
-        if labelled
-        else None,
+        "dice_mean": mean_sd([s.dice_mean for s in labelled]) if labelled else None,
         "hd": over("hd"),
         "hd95": over("hd95"),
-        "hd95_mean": mean_sd([float(np.mean([s.hd95[c] for c in classes])) for s in labelled])
-        if labelled
-        else None,
+        "hd_mean": over_classes("hd"),
+        "hd95_mean": over_classes("hd95"),
         "validity": float(np.mean([s.valid for s in scores])),
         "violations": dict(sorted(Counter(rule for s in scores for rule in s.violated).items())),
         "mean_reward": float(np.mean(rewards)) if rewards else None,
@@ -263,14 +273,7 @@ def summarise(scores: list[CaseScore], evaluator: Evaluator) -> dict[str, object
         "kl": float(np.mean([s.kl for s in scores])),
         "areas": {k: mean_sd([s.areas[k] for s in scores]) for k in evaluator.structures},
         "reliability": {
-            name: {
-                "confidence": curve.confidence.tolist(),
-                "accuracy": curve.accuracy.tolist(),
-                "counts": curve.counts.tolist(),
-                "ece": curve.ece,
-                "ace": curve.ace,
-                "mce": curve.mce,
-            }
+            name: curve.to_json()
             for name, curve in ((name, bins.result()) for name, bins in evaluator.curves.items())
             if curve.counts.sum()
         },

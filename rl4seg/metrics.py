@@ -85,6 +85,11 @@ class Reliability(NamedTuple):
         """Maximum calibration error over the bins."""
         return float(np.abs(self.accuracy - self.confidence).max())
 
+    def to_json(self) -> dict[str, Any]:
+        """Curve and figures as plain numbers."""
+        curve = {"confidence": self.confidence.tolist(), "accuracy": self.accuracy.tolist()}
+        return {**curve, "counts": self.counts.tolist(), "ece": self.ece, "ace": self.ace, "mce": self.mce}
+
 
 def reliability(confidence: npt.NDArray[np.floating[Any]], correct: Bool, bins: int = 20) -> Reliability:
     """Equal-width bins over [0, 1]; a confidence of exactly 1.0 belongs to the last bin. Flat or any equal shapes."""

@@ -26,13 +26,14 @@ from rl4seg import losses
 from rl4seg.augment import augment
 from rl4seg.configs.ppo import PPOConfig
 from rl4seg.data import batch_indices, batches_per_epoch
+from rl4seg.histories import write_history
 from rl4seg.networks import build_network, reestimate_statistics, shrink_and_perturb
 from rl4seg.policies import Model, save_model
 from rl4seg.reward_net import RewardModel
 from rl4seg.rewards import mask_rewards
 from rl4seg.rollout import Rollout, action_log_prob, sample_masks
 from rl4seg.runtime import Runtime, derive_seed, step_generator
-from rl4seg.training import Stateful, run_steps, write_history
+from rl4seg.training import Stateful, run_steps
 
 ORDER, NOISE, INIT, ANCHOR, PERTURB = 21, 22, 23, 24, 25  # branches of the seed tree
 

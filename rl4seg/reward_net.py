@@ -23,14 +23,16 @@ from rl4seg.augment import augment
 from rl4seg.calibration import calibrated_probability, fit_temperature
 from rl4seg.configs.reward_net import RewardNetConfig
 from rl4seg.data import batch_indices
+from rl4seg.histories import write_history
 from rl4seg.losses import correctness_loss
-from rl4seg.metrics import auroc, reliability
+from rl4seg.metrics import Reliability, auroc, reliability
 from rl4seg.policies import Model, ModelSpec, load_model, new_model, save_model
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import Stateful, run_steps, write_history
+from rl4seg.training import Stateful, run_steps
 
 ORDER, NOISE, INIT = 11, 12, 13  # branches of the seed tree
 CALIBRATION = "calibration.json"
+RELIABILITY = "reliability.json"
 
 
 class RewardExamples:
@@ -110,7 +112,8 @@ def train_reward_net(
     progress: Progress = no_progress,
 ) -> dict[str, float]:
     """Fit the reward net on the train split, its temperature on one half of the images of the validation split,
-    and report calibration on the other half. Writes the model, ``calibration.json`` and ``history.csv``.
+    and report calibration on the other half. Writes the model, ``calibration.json``,
+    ``reliability.json`` and ``history.csv``.
 
     Raises:
         DataError: a split of the reward dataset is empty.
@@ -129,7 +132,14 @@ def train_reward_net(
     logits, correct, _ = held_out_logits(reward, examples, check)
     write_history(out / "history.csv", history, every=max(1, config.steps // 200))
     save_reward_model(reward, out)
-    return {"loss": history[-1]["loss"], **_quality(logits, correct, reward.temperature)}
+    curves = _curves(logits, correct, reward.temperature)
+    (out / RELIABILITY).write_text(
+        json.dumps({name: curve.to_json() for name, curve in curves.items()}) + "\n"
+    )
+    figures = {"loss": history[-1]["loss"], "temperature": reward.temperature}
+    figures |= {"ece_before": curves["raw"].ece, "ece_after": curves["calibrated"].ece}
+    ranking = auroc(-logits, ~correct)
+    return figures | ({"error_auroc": ranking} if np.isfinite(ranking) else {})
 
 
 def _fresh(
@@ -222,9 +232,9 @@ def held_out_logits(
     return np.concatenate(logits), np.concatenate(correct), np.concatenate(owner)
 
 
-def _quality(logits: Float32, correct: Bool, temperature: float) -> dict[str, float]:
-    before = reliability(calibrated_probability(torch.from_numpy(logits), 1.0).numpy(), correct)
-    after = reliability(calibrated_probability(torch.from_numpy(logits), temperature).numpy(), correct)
-    quality = {"temperature": temperature, "ece_before": before.ece, "ece_after": after.ece}
-    ranking = auroc(-logits, ~correct)
-    return quality | ({"error_auroc": ranking} if np.isfinite(ranking) else {})
+def _curves(logits: Float32, correct: Bool, temperature: float) -> dict[str, Reliability]:
+    z = torch.from_numpy(logits)
+    return {
+        "raw": reliability(calibrated_probability(z, 1.0).numpy(), correct),
+        "calibrated": reliability(calibrated_probability(z, temperature).numpy(), correct),
+    }

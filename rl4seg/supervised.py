@@ -12,11 +12,12 @@ from reward_data.types import Float32, Int64, Progress, UInt8, no_progress
 from rl4seg.augment import augment
 from rl4seg.configs.supervised import SupervisedConfig
 from rl4seg.data import batch_indices, batches_per_epoch
+from rl4seg.histories import write_history
 from rl4seg.losses import dice_cross_entropy
 from rl4seg.metrics import dice_per_class
 from rl4seg.policies import Model, ModelSpec, TorchSegmenter, new_model, save_model
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import Stateful, run_steps, write_history
+from rl4seg.training import Stateful, run_steps
 
 ORDER, NOISE, INIT = 1, 2, 3  # branches of the seed tree
 

@@ -8,11 +8,11 @@ from reward_data.errors import DataError
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.configs.supervised import SupervisedConfig
+from rl4seg.histories import read_history
 from rl4seg.policies import load_model, spec_for
 from rl4seg.predict import Predictions, predict
 from rl4seg.runtime import start
 from rl4seg.supervised import train_policy
-from rl4seg.training import read_history
 
 RUNTIME = start(RuntimeConfig(device="cpu", threads=1))
 NETWORK = NetworkConfig(features=(4, 8, 8, 8, 8, 8))

@@ -5,8 +5,9 @@ import torch
 
 from reward_data.errors import Rl4SegError
 from reward_data.types import no_progress
+from rl4seg.histories import read_history, write_history
 from rl4seg.runtime import step_generator
-from rl4seg.training import read_history, run_steps, write_history
+from rl4seg.training import run_steps
 
 
 class Killed(Exception):

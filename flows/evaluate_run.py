@@ -1,0 +1,91 @@
+"""`rl4seg evaluate`: score a run's policy on the run's target or on another dataset."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.config import AutoIterationConfig
+from flows.config_loader import load_config
+from flows.report_data import MAIN, EvaluationRow
+from flows.report_table import result_table
+from flows.run_folder import StageRow, read_status
+from flows.store import ArtifactStore, Policy
+from reward_data.errors import ArtifactError
+from reward_data.readers import DatasetConfig
+
+
+def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iteration: int | None) -> Path:
+    """Score the policy of ``iteration`` (default: the last) and write ``cases.csv`` and ``summary.json``.
+
+    Returns the folder written: ``out``, or ``evaluation`` inside the run folder.
+
+    Raises:
+        ArtifactError: the run has no such policy.
+    """
+    config = load_config(str(run_folder / "config.yaml"), [], AutoIterationConfig)
+    number, policy = find_policy(run_folder, ArtifactStore(config.store_folder), iteration)
+    target = config.target
+    if dataset is not None:
+        target = target.model_copy(update={"path": dataset, "format": "auto", "phantom": None})
+    folder = out or run_folder / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    row = _score(config, target, policy, folder).model_copy(update={"iteration": number})
+    Console().print(result_table((row,), "mm" if target.spacing_known else "px (spacing unknown)"))
+    Console().print(f"per case: {folder / 'cases.csv'}", highlight=False, soft_wrap=True)
+    return folder
+
+
+def find_policy(run_folder: Path, store: ArtifactStore, iteration: int | None) -> tuple[int, Path]:
+    """(iteration, folder) of a run's policy; 0 is the source policy, None asks for the last.
+
+    Raises:
+        ArtifactError: the run has not come that far, or its artifact is gone.
+    """
+    found: dict[int, StageRow] = {}
+    for row in read_status(run_folder):
+        if row.kind == "Policy" and row.digest:
+            if row.label in ("source training", "load checkpoint"):
+                found[0] = row
+            elif row.label.startswith("iteration "):
+                found[int(row.label.split()[1])] = row
+    chosen = max(found, default=0) if iteration is None else iteration
+    if chosen not in found:
+        raise ArtifactError(
+            f"{run_folder}: no policy of iteration {chosen}; there are {sorted(found) or 'none yet'}"
+        )
+    artifact = store.lookup(found[chosen].key, Policy)
+    if artifact is None:
+        raise ArtifactError(
+            f"{run_folder}: the policy of iteration {chosen} is gone from the store; run the config again"
+        )
+    return chosen, store.path(artifact)
+
+
+def _score(config: AutoIterationConfig, target: DatasetConfig, policy: Path, folder: Path) -> EvaluationRow:
+    from reward_data.case_store import CaseStore, import_cases
+    from reward_data.readers import count_cases, read_cases
+    from rl4seg.evaluate import Evaluator, evaluate, held_out
+    from rl4seg.policies import load_model
+    from rl4seg.runtime import start
+
+    runtime = start(config.runtime)
+    model = load_model(policy, runtime)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "cases.h5"
+        import_cases(read_cases(target), count_cases(target), config.preprocess, target.labels, path)
+        with CaseStore(path) as store:
+            evaluator = Evaluator(
+                model, model, None, config.rule_set(), store, config.evaluation, 0.0, runtime
+            )
+            summary = evaluate(evaluator, held_out(store), folder)
+    names = ("cases", "dice", "dice_mean", "validity", "violations", "entropy")
+    values = {name: summary[name] for name in names} | {
+        "hd95": summary["hd95_mean"],
+        "hd": summary["hd_mean"],
+    }
+    return EvaluationRow.model_validate(
+        {"arm": MAIN, "iteration": 0, "labelled": bool(summary["labelled"]), **values}
+    )

@@ -1,0 +1,50 @@
+"""Run a pipeline here and now: embedded Prefect unless one is configured, then the result table and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from flows.config import AutoIterationConfig
+
+
+def execute(config: AutoIterationConfig) -> Path:
+    """Run the flow to its end and print what it found; returns the report's path.
+
+    Raises:
+        Rl4SegError: as the failing stage did.
+    """
+    from flows.prefect_settings import embedded_server
+
+    with embedded_server() as ready:
+        from flows.auto_iteration import auto_iteration
+
+        ready()
+        auto_iteration(config)
+    return show(config.run_folder)
+
+
+def show(run_folder: Path) -> Path:
+    """Print a run's result table, its verdict and its report's path; returns the path.
+
+    Raises:
+        ArtifactError: the run has no report (yet).
+    """
+    from flows.report import METRICS, REPORT, read_metrics
+    from flows.report_table import result_table
+    from reward_data.errors import ArtifactError
+
+    if not (run_folder / METRICS).is_file():
+        raise ArtifactError(
+            f"{run_folder}: no {METRICS} here; the run has not ended. See rl4seg status {run_folder}"
+        )
+    metrics, console = read_metrics(run_folder / METRICS), Console()
+    console.print(result_table(metrics.rows, metrics.unit, title=metrics.title))
+    for statement in metrics.verdict:
+        console.print(f"- {statement.text}", highlight=False)
+    report = run_folder / REPORT
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    return report
