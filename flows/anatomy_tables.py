@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.console import console
 from reward_data.anatomy import RuleSet, load_rules, rules_to_yaml
 from reward_data.anatomy_fit import AcceptanceTable, CaseMask, check_folder, fit_folder
 from reward_data.errors import ConfigError, DataError
@@ -61,18 +61,18 @@ def print_acceptance(folder: Path, rules_name: str, merge: list[str]) -> Accepta
     found = check_folder(masks(folder, label_map(rules, merge)), rules)
     table = Table(title=f"{folder} · {rules.name}", box=None)
     table.add_column("rule", no_wrap=True)
-    for name in ("accepted", "min", "median", "max", "low", "high"):
+    for name in ("accepted", "min / median / max", "allowed"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
-        limits = ("" if v is None else f"{v:.3g}" for v in (row.low, row.high))
-        measured = (f"{v:.3g}" for v in (row.smallest, row.median, row.largest))
-        unit = "" if row.unit == "ratio" else f" [{row.unit}]"
-        table.add_row(escape(row.rule + unit), f"{row.accepted:.1%}", *measured, *limits)
-    console = Console()
-    console.print(table)
+        measured = " / ".join(f"{v:.3g}" for v in (row.smallest, row.median, row.largest))
+        low, high = ("" if v is None else f"{v:.3g}" for v in (row.low, row.high))
+        unit = "" if row.unit == "ratio" else f" {row.unit}"
+        table.add_row(escape(row.rule), f"{row.accepted:.1%}", measured, f"{low} .. {high}{unit}")
+    out = console()
+    out.print(table)
     for name, broken in list(found.rejected.items())[:20]:
-        console.print(f"{name}: {'; '.join(str(measurement) for measurement in broken)}", highlight=False)
-    console.print(f"accepted {found.accepted} of {found.total} masks ({found.share:.2%})", highlight=False)
+        out.print(f"{name}: {'; '.join(str(measurement) for measurement in broken)}", highlight=False)
+    out.print(f"accepted {found.accepted} of {found.total} masks ({found.share:.2%})", highlight=False)
     return found
 
 
@@ -84,7 +84,7 @@ def fit_rules(
     fitted = fit_folder(masks(folder, label_map(rules, merge)), rules, acceptance, margin)
     text = rules_to_yaml(fitted)
     if out is None:
-        Console().print(text, highlight=False, soft_wrap=True)
+        console().print(text, highlight=False, soft_wrap=True)
         return
     out.write_text(text, encoding="utf-8")
-    Console().print(f"wrote {out}; use it by rules={out}", highlight=False)
+    console().print(f"wrote {out}; use it by rules={out}", highlight=False)

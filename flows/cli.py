@@ -94,9 +94,9 @@ def phantom(
 @app.command()
 def status(run_folder: Run) -> None:
     """What each stage of a run did: built, cached, running, failed or stopped, and in what time."""
-    from rich.console import Console
     from rich.table import Table
 
+    from flows.console import console
     from flows.run_folder import read_status
 
     table = Table("stage", "status", "seconds", "artifact", "figures", title=str(run_folder))
@@ -106,7 +106,7 @@ def status(run_folder: Run) -> None:
         )
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
         table.add_row(row.label, row.status, seconds, (row.digest or "")[:12], row.error or figures)
-    Console().print(table)
+    console().print(table)
 
 
 @app.command()

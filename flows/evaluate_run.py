@@ -5,10 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-
 from flows.config import AutoIterationConfig
 from flows.config_loader import load_config
+from flows.console import console
 from flows.report_data import MAIN, EvaluationRow
 from flows.report_table import result_table
 from flows.run_folder import StageRow, read_status
@@ -33,8 +32,8 @@ def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iterat
     folder = out or run_folder / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     row = _score(config, target, policy, folder).model_copy(update={"iteration": number})
-    Console().print(result_table((row,), "mm" if target.spacing_known else "px (spacing unknown)"))
-    Console().print(f"per case: {folder / 'cases.csv'}", highlight=False, soft_wrap=True)
+    console().print(result_table((row,), "mm" if target.spacing_known else "px (spacing unknown)"))
+    console().print(f"per case: {folder / 'cases.csv'}", highlight=False, soft_wrap=True)
     return folder
 
 

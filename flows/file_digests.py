@@ -52,7 +52,7 @@ class FileDigests:
             stat = path.stat()
             identity, stamp = (
                 f"{stat.st_dev}:{stat.st_ino}",
-                f"{stat.st_size}:{stat.st_mtime_ns}",
+                f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}",
             )
             row = memo.execute(
                 "select sha256 from files where id = ? and stamp = ?", (identity, stamp)

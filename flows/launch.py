@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from flows.console import console
 
 if TYPE_CHECKING:
     from flows.config import AutoIterationConfig
@@ -41,10 +41,10 @@ def show(run_folder: Path) -> Path:
         raise ArtifactError(
             f"{run_folder}: no {METRICS} here; the run has not ended. See rl4seg status {run_folder}"
         )
-    metrics, console = read_metrics(run_folder / METRICS), Console()
-    console.print(result_table(metrics.rows, metrics.unit, title=metrics.title))
+    metrics, out = read_metrics(run_folder / METRICS), console()
+    out.print(result_table(metrics.rows, metrics.unit, title=metrics.title))
     for statement in metrics.verdict:
-        console.print(f"- {statement.text}", highlight=False)
+        out.print(f"- {statement.text}", highlight=False)
     report = run_folder / REPORT
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    out.print(f"report: {report}", highlight=False, soft_wrap=True)
     return report

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from flows.config_base import RunConfig
 from flows.config_loader import dump_config
+from flows.console import console
 from flows.run_folder import RunFolder
 from flows.stages import StageEnvironment, environment
 from flows.store import ArtifactStore
@@ -19,5 +18,5 @@ def run_environment(config: RunConfig) -> Iterator[StageEnvironment]:
     """Create the run folder and make its environment the one that stages use."""
     folder = RunFolder.create(config.run_folder, dump_config(config), {"seed": config.seed})
     store = ArtifactStore(config.store_folder)
-    with environment(StageEnvironment(store, folder, Console(), config.runtime)) as active:
+    with environment(StageEnvironment(store, folder, console(), config.runtime)) as active:
         yield active

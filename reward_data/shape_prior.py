@@ -1,7 +1,9 @@
-"""A shape prior: principal components of signed distance maps, fitted on the source's masks.
+"""What shapes a mask may have: principal components of signed distance maps, fitted on the source masks.
 
-Masks are moved to a canvas by the centroid and size of their foreground, turned into one signed distance map per
-class, projected on the components with coefficients clipped to +-3 standard deviations, and brought back.
+A mask is moved to a small canvas by the centre and the size of its foreground, so that position and scale of the
+target domain do not matter. There each class (background too) becomes a signed distance map; the maps of all masks
+give a mean and principal components. A mask's reconstruction is its projection on them, with every coefficient held
+within a few standard deviations (active shape models, Cootes et al. 1995; distance maps, Leventon et al. 2000).
 """
 
 from __future__ import annotations
@@ -10,105 +12,186 @@ import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from reward_data.errors import DataError
-from reward_data.types import Float64, UInt8
+from reward_data.errors import ArtifactError, DataError
+from reward_data.formats import atomic_file
+from reward_data.types import Bool, Float32, Float64, UInt8
 
-CANVAS = 48
-FILL = 0.42  # canvas side of the n-th root of the foreground area
-LIMIT = 3.0
-_ARRAYS = ("mean", "components", "deviations")
+CANVAS = {2: 64, 3: 24}  # cells per axis, by the number of axes
+WINDOW = 2.8  # side of the canvas, in units of the foreground's size (n-th root of its pixel count)
+REACH = 0.125  # distances are cut off at this share of the canvas: far away, they say nothing about the shape
+LIMIT = 3.0  # largest coefficient, in standard deviations
 
 
 @dataclass(frozen=True)
 class ShapePrior:
-    """``mean`` (F,), ``components`` (M, F) and ``deviations`` (M,) of canvases (K - 1, CANVAS, ...)."""
+    """Mean and components of signed distance maps. D = K x cells of the canvas.
 
-    mean: Float64
-    components: Float64
-    deviations: Float64
+    ``mean`` Shape: (D,). ``components`` Shape: (P, D), orthonormal rows. ``deviations`` Shape: (P,), standard deviation
+    of each coefficient. ``size``: mean foreground size as a share of the grid's size, for a mask without foreground.
+    """
+
     num_classes: int
-    dims: int
+    dimensions: int
+    mean: Float32
+    components: Float32
+    deviations: Float32
+    size: float
 
     @classmethod
     def fit(cls, masks: UInt8, num_classes: int, components: int = 60) -> ShapePrior:
-        """Fit on masks (N, *S); at most N - 1 components are kept.
+        """Fit on masks, Shape: (N, *S), class values; at most N - 1 of ``components`` are kept.
 
         Raises:
             DataError: fewer than two masks have any foreground.
         """
-        canvases = [_canvas(mask, num_classes).ravel() for mask in masks if mask.any()]
-        if len(canvases) < 2:
-            raise DataError(f"a shape prior needs at least 2 masks with foreground, got {len(canvases)}; label more images")
-        data = np.stack(canvases)
-        mean = data.mean(0)
-        _, singular, vectors = np.linalg.svd(data - mean, full_matrices=False)
-        keep = min(components, len(data) - 1)
-        deviations = singular[:keep] / np.sqrt(len(data) - 1)
-        return cls(mean, vectors[:keep], deviations, num_classes, masks.ndim - 1)
+        usable = [mask for mask in masks if mask.any()]
+        if len(usable) < 2:
+            raise DataError(
+                f"shape prior: {len(usable)} of {len(masks)} masks have any foreground, wanted at least 2; "
+                "give more labelled source masks or check the label map"
+            )
+        maps = np.stack([_distances(mask, num_classes, _placed(mask)).ravel() for mask in usable])
+        mean = maps.mean(0)
+        rows, variances = _principal(maps - mean, components)
+        return cls(
+            num_classes=num_classes,
+            dimensions=usable[0].ndim,
+            mean=mean.astype(np.float32),
+            components=rows.astype(np.float32),
+            deviations=np.sqrt(variances).astype(np.float32),
+            size=float(np.mean([_size(mask > 0) / mask.size ** (1 / mask.ndim) for mask in usable])),
+        )
 
     def reconstruct(self, mask: UInt8) -> UInt8:
-        """The nearest plausible mask of the same shape; the mean shape in the middle where ``mask`` is empty."""
-        canvas = self.mean if not mask.any() else self._project(_canvas(mask, self.num_classes).ravel())
-        maps = canvas.reshape(self.num_classes - 1, *(CANVAS,) * self.dims)
-        centre, side = _frame(mask)
-        position = (np.indices(mask.shape).reshape(self.dims, -1) - centre[:, None]) / side
-        position = position * CANVAS + (CANVAS - 1) / 2
-        values = np.stack([ndimage.map_coordinates(m, position, order=1, mode="nearest") for m in maps])
-        best = np.where(values.max(0) > 0, values.argmax(0) + 1, 0)
-        return best.reshape(mask.shape).astype(np.uint8)
+        """The nearest mask the prior can express, at the place and size of ``mask``. Shape: (*S) -> (*S).
 
-    def _project(self, canvas: Float64) -> Float64:
-        coefficients = self.components @ (canvas - self.mean)
-        limits = LIMIT * self.deviations
-        projected: Float64 = self.mean + np.clip(coefficients, -limits, limits) @ self.components
-        return projected
+        A mask without foreground gives the mean shape at the centre of the grid.
+
+        Raises:
+            DataError: the mask has another number of axes than those of the fit.
+        """
+        if mask.ndim != self.dimensions:
+            raise DataError(
+                f"shape prior of {self.dimensions} axes got a mask of shape {mask.shape}; fit one on such masks"
+            )
+        if not mask.any():
+            place = _Place((np.array(mask.shape) - 1) / 2, self.size * mask.size ** (1 / mask.ndim))
+            return _labels(self._maps(self.mean), mask.shape, place)
+        place = _placed(mask)
+        offset = _distances(mask, self.num_classes, place).ravel() - self.mean
+        coefficients = self.components @ offset
+        held = np.clip(coefficients, -LIMIT * self.deviations, LIMIT * self.deviations)
+        return _labels(self._maps(self.mean + held @ self.components), mask.shape, place)
+
+    def _maps(self, flat: Float32) -> Float32:
+        return flat.reshape(self.num_classes, *[CANVAS[self.dimensions]] * self.dimensions)
 
     def save(self, path: Path) -> None:
-        """Write an .npz whose bytes depend on the contents alone."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS} | {"shape": np.array([self.num_classes, self.dims])}
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        """Write an .npz file, whole or not at all; equal priors give equal bytes."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "num_classes": np.array(self.num_classes),
+            "dimensions": np.array(self.dimensions),
+            "mean": self.mean,
+            "components": self.components,
+            "deviations": self.deviations,
+            "size": np.array(self.size),
+        }
+        with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, array in arrays.items():
-                buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, array)
-                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue())
+                content = io.BytesIO()
+                np.save(content, array, allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())  # dated 1980-01-01
 
     @classmethod
     def load(cls, path: Path) -> ShapePrior:
-        """Read what `save` wrote."""
-        with np.load(path) as content:
-            arrays = [content[name] for name in _ARRAYS]
-            num_classes, dims = (int(v) for v in content["shape"])
-        return cls(*arrays, num_classes, dims)
+        """Read what ``save`` wrote.
+
+        Raises:
+            ArtifactError: the file is missing, broken or no shape prior.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(
+                    num_classes=int(arrays["num_classes"]),
+                    dimensions=int(arrays["dimensions"]),
+                    mean=arrays["mean"],
+                    components=arrays["components"],
+                    deviations=arrays["deviations"],
+                    size=float(arrays["size"]),
+                )
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ArtifactError(f"{path}: no readable shape prior ({error}); fit it again") from error
 
 
-def _frame(mask: UInt8) -> tuple[Float64, float]:
-    """Centre (row, column, ...) and side in pixels of the canvas over a mask."""
-    if not mask.any():
-        return (np.array(mask.shape, np.float64) - 1) / 2, float(min(mask.shape))
-    centre = np.array([axis.mean() for axis in np.nonzero(mask)])
-    return centre, float(np.count_nonzero(mask)) ** (1 / mask.ndim) / FILL
+@dataclass(frozen=True)
+class _Place:
+    """Where a shape lies on its grid: ``centre`` (one per axis) and ``size``, both in pixels."""
+
+    centre: Float64
+    size: float
 
 
-def _canvas(mask: UInt8, num_classes: int) -> Float64:
-    """Signed distance per class on the canvas, in canvas sides (positive inside). Shape: (K - 1, CANVAS, ...)."""
-    centre, side = _frame(mask)
-    grid = np.indices((CANVAS,) * mask.ndim).reshape(mask.ndim, -1)
-    position = (grid - (CANVAS - 1) / 2) / CANVAS * side + centre[:, None]
-    maps = []
-    for value in range(1, num_classes):
-        distance = _signed_distance(mask == value) / side
-        maps.append(ndimage.map_coordinates(distance, position, order=1, mode="nearest"))
-    return np.stack(maps).reshape(num_classes - 1, *(CANVAS,) * mask.ndim)
+def _size(foreground: Bool) -> float:
+    return float(np.count_nonzero(foreground)) ** (1 / foreground.ndim)
 
 
-def _signed_distance(region: npt.NDArray[np.bool_]) -> Float64:
-    if not region.any():
-        return np.full(region.shape, -float(max(region.shape)))
+def _placed(mask: UInt8) -> _Place:
+    return _Place(np.array([axis.mean() for axis in np.nonzero(mask)]), _size(mask > 0))
+
+
+def _distances(mask: UInt8, num_classes: int, place: _Place) -> Float32:
+    """Signed distance to the border of every class, positive inside, in canvas cells. Shape: (K, canvas...)."""
+    cells = CANVAS[mask.ndim]
+    cell = WINDOW * place.size / cells
+    reach = REACH * cells
+    axes = [(np.arange(cells) - (cells - 1) / 2) * cell + centre for centre in place.centre]
+    window = tuple(slice(max(int(a[0] - reach * cell) - 1, 0), int(a[-1] + reach * cell) + 3) for a in axes)
+    near = mask[window]
+    grid = np.meshgrid(*[a - w.start for a, w in zip(axes, window, strict=True)], indexing="ij")
+    maps = np.empty((num_classes, *[cells] * mask.ndim), np.float32)
+    for value in range(num_classes):
+        signed = _signed_distance(near == value) / cell
+        maps[value] = ndimage.map_coordinates(np.clip(signed, -reach, reach), grid, order=1, mode="nearest")
+    return maps
+
+
+def _signed_distance(region: Bool) -> Float64:
+    """In pixels, to the border halfway between two pixels; infinite where there is no border."""
+    if region.all() or not region.any():
+        return np.full(region.shape, np.inf if region.any() else -np.inf)
     inside, outside = ndimage.distance_transform_edt(region), ndimage.distance_transform_edt(~region)
-    signed: Float64 = np.where(region, inside - 0.5, 0.5 - outside)
-    return signed
+    return np.where(region, inside - 0.5, 0.5 - outside)
+
+
+def _labels(maps: Float32, shape: tuple[int, ...], place: _Place) -> UInt8:
+    """The class of the largest distance, on a grid of ``shape``; background off the canvas."""
+    cells = maps.shape[1]
+    cell = WINDOW * place.size / cells
+    axes = [(np.arange(s) - c) / cell + (cells - 1) / 2 for s, c in zip(shape, place.centre, strict=True)]
+    spans = [np.flatnonzero((a >= 0) & (a <= cells - 1)) for a in axes]
+    labels = np.zeros(shape, np.uint8)
+    if all(span.size for span in spans):
+        grid = np.meshgrid(*[a[span] for a, span in zip(axes, spans, strict=True)], indexing="ij")
+        fine = np.stack([ndimage.map_coordinates(one, grid, order=1, mode="nearest") for one in maps])
+        labels[np.ix_(*spans)] = fine.argmax(0)
+    return labels
+
+
+def _principal(centred: Float64 | Float32, count: int) -> tuple[Float64, Float64]:
+    """The first principal components (rows) and their variances, through the small N x N matrix.
+
+    The sign of a component is free; here its entry of largest magnitude is positive.
+    """
+    centred = centred.astype(np.float64)
+    values, vectors = np.linalg.eigh(centred @ centred.T)
+    order = np.argsort(values)[::-1][: min(count, len(centred) - 1)]
+    order = order[values[order] > 1e-10 * max(values.max(), 1e-30)]
+    rows = (vectors[:, order] / np.sqrt(values[order])).T @ centred
+    signs = np.sign(rows[np.arange(len(rows)), np.abs(rows).argmax(1)])
+    return rows * signs[:, None], values[order] / (len(centred) - 1)

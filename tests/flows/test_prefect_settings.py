@@ -53,7 +53,10 @@ def test_the_embedded_server_ends_with_a_killed_run(tmp_path: Path) -> None:
 
 
 def test_the_users_environment_wins() -> None:
-    code = "import os, flows.prefect_settings; print(os.environ['DO_NOT_TRACK'], os.environ['PREFECT_FLOWS_HEARTBEAT_FREQUENCY'])"
+    code = (
+        "import os, flows.prefect_settings\n"
+        "print(os.environ['DO_NOT_TRACK'], os.environ['PREFECT_FLOWS_HEARTBEAT_FREQUENCY'])"
+    )
     environment = {n: v for n, v in os.environ.items() if n != "DO_NOT_TRACK"} | {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "45"
     }
