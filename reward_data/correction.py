@@ -1,8 +1,11 @@
-"""From an invalid mask to the nearest plausible one, in steps that are recorded and can be replayed."""
+"""From a mask that is not acceptable to the nearest plausible one, in few recorded steps that can be replayed.
+
+Steps, in order: the largest piece of each class, holes filled, gaps between classes closed, projection on the shape
+prior. The first mask on this way that is acceptable is the correction.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -14,53 +17,45 @@ from reward_data.errors import DataError
 from reward_data.shape_prior import ShapePrior
 from reward_data.types import Bool, Config, Float64, UInt8
 
-SHAPE_PRIOR = "shape_prior"
+Step = Literal["largest_pieces", "fill_holes", "close_gaps", "shape_prior"]
+STEPS: tuple[Step, ...] = ("largest_pieces", "fill_holes", "close_gaps", "shape_prior")
 
 
 class CorrectionConfig(Config):
-    """When a correction counts."""
+    """How masks are corrected, and when a correction counts."""
 
+    closing_radius: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Gaps up to twice this wide are closed; share of the foreground's size (root of its area).",
+    )
     min_overlap: float = Field(
-        default=0.5, ge=0, le=1, description="Least mean Dice between a mask and its correction; below, there is none."
+        default=0.7,
+        ge=0,
+        le=1,
+        description="Least Dice between the foreground of a mask and of its correction; below, there is none.",
     )
 
 
 class Correction(Config):
-    """The steps that turned a proposed mask into its correction, in order."""
+    """The steps that changed a proposed mask into its correction, in order."""
 
     kind: Literal["correction"] = "correction"
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...] = Field(description="Names of the steps, in order.")
+    closing_radius: float = Field(ge=0, description="Share of the foreground's size, for close_gaps.")
 
 
 def agreement(a: UInt8, b: UInt8, num_classes: int) -> Float64:
-    """Dice of each foreground class; 1 where both lack it. Shape: (*S), (*S) -> (K - 1,)."""
-    scores = []
-    for value in range(1, num_classes):
-        x, y = a == value, b == value
-        size = int(x.sum()) + int(y.sum())
-        scores.append(2 * int((x & y).sum()) / size if size else 1.0)
-    return np.array(scores)
+    """Dice of every foreground class; 1 where both masks lack it. Shape: (*S), (*S) -> (K - 1,)."""
+    return np.array([_dice(a == value, b == value) for value in range(1, num_classes)])
 
 
-def agrees(mask: UInt8, prior: ShapePrior, num_classes: int, threshold: float) -> bool:
-    """Whether every class of ``mask`` has more than ``threshold`` Dice with its reconstruction by the prior."""
-    return bool((agreement(mask, prior.reconstruct(mask), num_classes) > threshold).all())
-
-
-def apply_steps(mask: UInt8, steps: tuple[str, ...], prior: ShapePrior | None) -> UInt8:
-    """Replay a `Correction`.
-
-    Raises:
-        DataError: a step is unknown, or needs the shape prior that is not given.
-    """
-    for step in steps:
-        if step == SHAPE_PRIOR and prior is not None:
-            mask = prior.reconstruct(mask)
-        elif step in _STEPS:
-            mask = _STEPS[step](mask)
-        else:
-            raise DataError(f"correction step {step!r} is unknown or needs a shape prior; known: {[*_STEPS, SHAPE_PRIOR]}")
-    return mask
+def agrees(mask: UInt8, prior: ShapePrior | None, least: float) -> bool:
+    """Whether every class has more than ``least`` Dice with the prior's reconstruction; yes without prior or for 0."""
+    if prior is None or least == 0:
+        return True
+    return bool(agreement(mask, prior.reconstruct(mask), prior.num_classes).min() > least)
 
 
 def correct(
@@ -69,62 +64,91 @@ def correct(
     rules: RuleSet,
     spacing_mm: tuple[float, ...],
     config: CorrectionConfig,
+    least_agreement: float = 0.0,
 ) -> tuple[UInt8, Correction] | None:
-    """The first valid mask on the way largest pieces -> holes filled -> gaps closed -> shape prior, or None."""
-    steps: tuple[str, ...] = ()
+    """The first mask on the way through the steps that is valid, and agrees with the prior or comes from it.
+
+    Args:
+        mask: the mask to correct. Shape: (*S)
+        prior: None leaves the last step out.
+        least_agreement: as in `agrees`; 0 asks for the rules alone.
+
+    Returns:
+        The corrected mask and its record; None when no step leads to an acceptable mask, or only to one that overlaps
+        too little with ``mask``.
+    """
+    taken: list[Step] = []
     current = mask
-    for step in [*_STEPS, *([SHAPE_PRIOR] if prior is not None else [])]:
-        current, steps = apply_steps(current, (step,), prior), (*steps, step)
-        if is_valid(current, rules, spacing_mm):
-            overlap = agreement(mask, current, len(rules.classes)).mean()
-            return (current, Correction(steps=steps)) if overlap >= config.min_overlap else None
+    for step in STEPS if prior is not None else STEPS[:-1]:
+        record = Correction(steps=(step,), closing_radius=config.closing_radius)
+        after = apply_correction(record, current, prior)
+        if (after != current).any():
+            taken.append(step)
+        elif step != STEPS[0]:
+            continue  # judged already
+        current = after
+        of_the_prior = step == "shape_prior" or agrees(current, prior, least_agreement)
+        if of_the_prior and is_valid(current, rules, spacing_mm):
+            if _dice(mask > 0, current > 0) < config.min_overlap:
+                return None
+            return current, record.model_copy(update={"steps": tuple(taken)})
     return None
 
 
-def _largest(region: Bool) -> Bool:
-    pieces, count = ndimage.label(region, ndimage.generate_binary_structure(region.ndim, region.ndim))
-    if count < 2:
-        return region
-    sizes = np.bincount(pieces.ravel())[1:]
-    return np.asarray(pieces == int(sizes.argmax()) + 1)
+def apply_correction(record: Correction, mask: UInt8, prior: ShapePrior | None) -> UInt8:
+    """Replay a record on the mask that it corrected. Shape: (*S) -> (*S).
 
-
-def _largest_pieces(mask: UInt8) -> UInt8:
-    out = np.zeros_like(mask)
-    for value in np.unique(mask[mask > 0]):
-        out[_largest(mask == value)] = value
-    return out
-
-
-def _fill_holes(mask: UInt8) -> UInt8:
-    out = mask.copy()
-    for value in np.unique(mask[mask > 0]):
-        region = mask == value
-        out[ndimage.binary_fill_holes(region) & ~region] = value
-    holes = ndimage.binary_fill_holes(out > 0) & (out == 0)
-    return _nearest_class(out, holes)
-
-
-def _close_gaps(mask: UInt8) -> UInt8:
-    foreground = mask > 0
-    if not foreground.any():
-        return mask.copy()
-    radius = max(1, round(0.03 * float(foreground.sum()) ** (1 / mask.ndim)))
-    padded = np.pad(foreground, radius + 1)
-    closed = ndimage.binary_closing(padded, iterations=radius)
-    inner = tuple(slice(radius + 1, -radius - 1) for _ in mask.shape)
-    return _nearest_class(mask.copy(), closed[inner] & ~foreground)
-
-
-def _nearest_class(mask: UInt8, where: Bool) -> UInt8:
-    if where.any() and mask.any():
-        nearest = ndimage.distance_transform_edt(mask == 0, return_distances=False, return_indices=True)
-        mask[where] = mask[tuple(axis[where] for axis in nearest)]
+    Raises:
+        DataError: the record needs a shape prior and there is none.
+    """
+    for step in record.steps:
+        if step == "largest_pieces":
+            mask = _largest_pieces(mask)
+        elif step == "fill_holes":
+            mask = _with_nearest_class(mask, ndimage.binary_fill_holes(mask > 0) & (mask == 0))
+        elif step == "close_gaps":
+            mask = _close_gaps(mask, record.closing_radius)
+        elif prior is None:
+            raise DataError(
+                "a correction by the shape prior cannot be replayed without one; load the prior that made it"
+            )
+        else:
+            mask = prior.reconstruct(mask)
     return mask
 
 
-_STEPS: dict[str, Callable[[UInt8], UInt8]] = {
-    "largest_pieces": _largest_pieces,
-    "fill_holes": _fill_holes,
-    "close_gaps": _close_gaps,
-}
+def _dice(a: Bool, b: Bool) -> float:
+    both = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
+    return 2 * int(np.count_nonzero(a & b)) / both if both else 1.0
+
+
+def _largest_pieces(mask: UInt8) -> UInt8:
+    """Every class reduced to its largest piece (diagonal neighbours touch), the rest made background."""
+    out = np.zeros_like(mask)
+    diagonal = np.ones((3,) * mask.ndim)
+    for value in np.unique(mask[mask > 0]):
+        pieces, _ = ndimage.label(mask == value, diagonal)
+        out[pieces == np.bincount(pieces.ravel())[1:].argmax() + 1] = value
+    return out
+
+
+def _close_gaps(mask: UInt8, radius: float) -> UInt8:
+    """What a ball of ``radius`` cannot reach from outside the foreground goes to the nearest class."""
+    pixels = radius * float(np.count_nonzero(mask)) ** (1 / mask.ndim)
+    margin = int(np.ceil(pixels)) + 1
+    foreground = np.pad(mask > 0, margin)
+    if pixels == 0 or not foreground.any():
+        return mask
+    grown = ndimage.distance_transform_edt(~foreground) <= pixels
+    closed = ndimage.distance_transform_edt(grown) > pixels
+    inner = (slice(margin, -margin),) * mask.ndim
+    return _with_nearest_class(mask, closed[inner] & (mask == 0))
+
+
+def _with_nearest_class(mask: UInt8, where: Bool) -> UInt8:
+    """The pixels ``where`` take the class of the nearest foreground pixel."""
+    out = mask.copy()
+    if where.any():
+        nearest = ndimage.distance_transform_edt(mask == 0, return_distances=False, return_indices=True)
+        out[where] = mask[tuple(axis[where] for axis in nearest)]
+    return out

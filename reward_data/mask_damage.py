@@ -14,6 +14,8 @@ from scipy import ndimage
 
 from reward_data.types import Bool, Config, Float64, UInt8
 
+Fault = Literal["cut_end", "cut_wall", "hole", "fill", "leak", "island", "flip", "drop_class"]
+
 
 class Morph(Config):
     """One class eroded or dilated."""
@@ -50,7 +52,7 @@ class Damage(Config):
     """A gross fault of one kind at a random place."""
 
     kind: Literal["damage"] = "damage"
-    what: Literal["cut_end", "cut_wall", "hole", "leak", "island", "flip", "drop_class"]
+    what: Fault
     size: float = Field(gt=0, description="Of the fault, share of the foreground's size.")
     seed: int
 
@@ -60,7 +62,7 @@ MaskDamage = Morph | Warp | Affine | Damage
 
 def foreground_size(mask: UInt8) -> float:
     """The n-th root of the foreground's pixel count: its size in pixels."""
-    return float(np.count_nonzero(mask)) ** (1 / mask.ndim)
+    return float(np.count_nonzero(mask) ** (1 / mask.ndim))
 
 
 def damage_mask(record: MaskDamage, mask: UInt8) -> UInt8:
@@ -91,7 +93,7 @@ def _morph(mask: UInt8, record: Morph) -> UInt8:
     others = (mask != record.class_value) & (mask > 0)
     if (
         others.any() and lost.any()
-    ):  # what a class loses goes to the nearest class or to the background, whichever is nearer
+    ):  # what it loses goes to the nearest other class or, if nearer, the background
         nearest = ndimage.distance_transform_edt(~others, return_distances=False, return_indices=True)
         taken = lost & (_distance(~others) < _distance(mask > 0))
         out[taken] = mask[tuple(axis[taken] for axis in nearest)]
@@ -158,14 +160,8 @@ def _cut_wall(mask: UInt8, record: Damage) -> UInt8:
     """A ball of the outermost class becomes background."""
     out, wall = mask.copy(), mask == mask.max()
     if mask.any():
-        out[
-            _ball(
-                mask,
-                _somewhere(wall, np.random.default_rng(record.seed)),
-                record.size * foreground_size(mask),
-            )
-            & wall
-        ] = 0
+        centre = _somewhere(wall, np.random.default_rng(record.seed))
+        out[_ball(mask, centre, record.size * foreground_size(mask)) & wall] = 0
     return out
 
 
@@ -176,6 +172,17 @@ def _hole(mask: UInt8, record: Damage) -> UInt8:
         depth = _distance(mask > 0)
         centre = _somewhere(depth >= 0.7 * depth.max(), np.random.default_rng(record.seed))
         out[_ball(mask, centre, record.size * foreground_size(mask) / 2)] = 0
+    return out
+
+
+def _fill(mask: UInt8, record: Damage) -> UInt8:
+    """A ball of the innermost class is filled with the outermost one, from their common border inwards."""
+    out, inner, outer = mask.copy(), mask == mask[mask > 0].min(initial=255), mask == mask.max()
+    if mask.any() and (inner & ~outer).any():
+        depth = _distance(~outer)
+        border = inner & (depth <= depth[inner].min() + 0.5)
+        centre = _somewhere(border, np.random.default_rng(record.seed))
+        out[_ball(mask, centre, record.size * foreground_size(mask)) & inner] = mask.max()
     return out
 
 
@@ -197,9 +204,8 @@ def _island(mask: UInt8, record: Damage) -> UInt8:
     radius = max(record.size * size / 2, 1.0)
     free = _distance(mask == 0) > radius + 1.5
     if free.any():
-        out[_ball(mask, _somewhere(free, rng), radius)] = (
-            rng.choice(np.unique(mask[mask > 0])) if mask.any() else 1
-        )
+        centre = _somewhere(free, rng)
+        out[_ball(mask, centre, radius)] = rng.choice(np.unique(mask[mask > 0])) if mask.any() else 1
     return out
 
 
@@ -225,6 +231,7 @@ _DAMAGES = {
     "cut_end": _cut_end,
     "cut_wall": _cut_wall,
     "hole": _hole,
+    "fill": _fill,
     "leak": _leak,
     "island": _island,
     "flip": _flip,

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 from scipy.ndimage import gaussian_filter1d, map_coordinates, uniform_filter1d
 
 from reward_data.phantom_shapes import Place, Ventricle, locate
 from reward_data.types import Bool, Float32
+
+Complex64 = npt.NDArray[np.complex64]
 
 DEPTHS, BEAMS = 192, 112
 PROBE_Y, RANGE, HALF_ANGLE = 0.02, 0.96, 0.64
@@ -42,18 +45,19 @@ SETTINGS = {
     "gamma": Setting(1.0, 0.06, 0.2, 0.7, 2.0),
     # losses in dB: from probe to full depth; of the wall on the right; in a shadow
     "attenuation": Setting(4, 1.5, 6, 0, 30),
-    "dropout": Setting(2, 2, 7, 0, 24),
+    "dropout": Setting(2, 2, 10, 0, 24),
     "shadow": Setting(8, 2, 4, 2, 24),
     # shadows per image
     "shadows": Setting(0.1, 0, 1.0, 0, 4),
     # point spread: standard deviation in beams, in the focus
-    "beam": Setting(0.9, 0.08, 0.6, 0.5, 3.5),
+    "beam": Setting(0.9, 0.08, 0.9, 0.5, 3.5),
     # haze under the probe and noise, as amplitude of wall echoes
-    "haze": Setting(0.04, 0.02, 0.25, 0, 2),
+    "haze": Setting(0.04, 0.02, 0.5, 0, 2),
     "noise": Setting(0.012, 0.003, 0.02, 0, 0.2),
     # echo strength in dB relative to the wall
-    "blood": Setting(-36, 2, 5, -44, -10),
-    "tissue": Setting(-11, 3, 2, -20, 2),
+    "blood": Setting(-36, 2, 8, -44, -10),
+    "wall": Setting(0, 1, -3, -20, 6),
+    "tissue": Setting(-11, 3, 7, -20, 6),
 }
 
 
@@ -69,12 +73,10 @@ def simulate(
     x, y = _polar_points()
     place = locate(ventricle, x, y)
     strength = _decibels(_echo_strength(place, ventricle, settings, rng))
-    envelope = np.abs(_blurred(strength * _speckle(rng, strength.shape), settings["beam"]))
-    envelope = envelope + _haze(settings, rng)
-    losses = _losses(settings, rng)
-    envelope = envelope * _decibels(losses) + np.float32(settings["noise"]) * np.abs(
-        _speckle(rng, envelope.shape)
-    )
+    echoes: Float32 = np.abs(_blurred(strength * _speckle(rng, strength.shape), settings["beam"]))
+    noise: Float32 = np.abs(_speckle(rng, strength.shape))
+    envelope = (echoes + _haze(settings, rng)) * _decibels(_losses(settings, rng))
+    envelope += np.float32(settings["noise"]) * noise
     return _scan_convert(_display(envelope, settings), shape)
 
 
@@ -116,17 +118,18 @@ def _echo_strength(
 ) -> Float32:
     """Echo strength in dB relative to the wall. Shape: (DEPTHS, BEAMS)."""
     blood = np.float32(settings["blood"])
-    x, y = _polar_points()
-    level = np.full(x.shape, settings["tissue"], np.float32) + _patches(rng, 3.0)
+    level = np.full(place.along.shape, settings["tissue"], np.float32) + _patches(rng, 3.0)
     level[_chamber_beside(place, ventricle, rng)] = blood + 3
     level[_atrium(place, ventricle, rng)] = blood + 1
     wall = (place.outside_by < 0) & (place.base <= 1)
-    level[wall] = _patches(rng, 2.0)[wall]
+    level[wall] = (np.float32(settings["wall"]) + _patches(rng, 2.0))[wall]
     cavity = (place.inside_by < 0) & (place.base <= 1)
     level[cavity] = (blood + _patches(rng, 2.5))[cavity]
     level += _line(place.outside_by - 0.006, 0.006, rng.uniform(8, 15)) * (place.base <= 1.02)
-    valve = place.base - 1 + np.float32(rng.uniform(-0.1, 0.25)) * (
-        1 - np.abs(place.across) / np.float32(ventricle.half_width)
+    valve = (
+        place.base
+        - 1
+        + np.float32(rng.uniform(-0.1, 0.25)) * (1 - np.abs(place.across) / np.float32(ventricle.half_width))
     )
     near = (place.inside_by < 0.01) & (np.abs(valve) < 0.03)
     level[near] = np.maximum(level[near], np.float32(rng.uniform(-8, 2)))
@@ -163,25 +166,28 @@ def _patches(rng: np.random.Generator, spread: float) -> Float32:
     coarse = (spread * 1.4) * rng.standard_normal((9, 7), np.float32)
     rows = np.linspace(0, 8, DEPTHS)
     columns = np.linspace(0, 6, BEAMS)
-    weights = [np.clip(1 - np.abs(at[:, None] - np.arange(count)), 0, 1).astype(np.float32)
-               for at, count in ((rows, 9), (columns, 7))]
+    weights = [
+        np.clip(1 - np.abs(at[:, None] - np.arange(count)), 0, 1).astype(np.float32)
+        for at, count in ((rows, 9), (columns, 7))
+    ]
     patches: Float32 = weights[0] @ coarse @ weights[1].T
     return patches
 
 
-def _speckle(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _speckle(rng: np.random.Generator, shape: tuple[int, ...]) -> Complex64:
     pairs = rng.standard_normal((*shape, 2), np.float32)
     return pairs.view(np.complex64)[..., 0]
 
 
-def _blurred(echoes: np.ndarray, beam: float) -> np.ndarray:
+def _blurred(echoes: Complex64, beam: float) -> Complex64:
     """The point spread: short in depth, across the beams narrow in the focus and wide far from it; unit noise gain."""
     axial = gaussian_filter1d(echoes, 1.1, axis=0, truncate=2.5)
     narrow = gaussian_filter1d(axial, beam, axis=1, truncate=2.5)
     wide = gaussian_filter1d(axial, 1.8 * beam, axis=1, truncate=2.5)
     away = np.abs(np.linspace(0, RANGE, DEPTHS, dtype=np.float32) - 0.4)[:, None] / np.float32(0.56)
     gain = np.float32(2 * np.sqrt(np.pi * 1.1 * beam))
-    return gain * ((1 - away) * narrow + away * np.float32(np.sqrt(1.8)) * wide)
+    spread: Complex64 = gain * ((1 - away) * narrow + away * np.float32(np.sqrt(1.8)) * wide)
+    return spread
 
 
 def _haze(settings: dict[str, float], rng: np.random.Generator) -> Float32:

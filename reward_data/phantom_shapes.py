@@ -103,19 +103,20 @@ def contract(ventricle: Ventricle, rng: np.random.Generator) -> Ventricle:
 
 def locate(ventricle: Ventricle, x: Float32, y: Float32) -> Place:
     """The ventricle's coordinates of image points. Args: x, y, any one shape, shares of the image height."""
-    cosine, sine = np.cos(ventricle.tilt), np.sin(ventricle.tilt)
-    dx, dy = x - np.float32(ventricle.apex[0]), y - np.float32(ventricle.apex[1])
-    along = (dy * np.float32(cosine) - dx * np.float32(sine)) / np.float32(ventricle.length)
-    across = dx * np.float32(cosine) + dy * np.float32(sine)
+    cosine, sine = np.float32(np.cos(ventricle.tilt)), np.float32(np.sin(ventricle.tilt))
+    dx: Float32 = x - np.float32(ventricle.apex[0])
+    dy: Float32 = y - np.float32(ventricle.apex[1])
+    below: Float32 = dy * cosine - dx * sine
+    along = below / np.float32(ventricle.length)
+    across: Float32 = dx * cosine + dy * sine
     across = across - np.float32(4 * ventricle.bend) * along * (1 - along)
     inner, outer = _half_widths(ventricle, along, across > 0)
     distance = np.abs(across)
+    bulge = np.float32(ventricle.bulge) * np.square(across / np.float32(ventricle.half_width))
     return Place(
         along=along,
         across=across,
-        base=along
-        + np.float32(ventricle.slant) * across
-        + np.float32(ventricle.bulge) * (across / np.float32(ventricle.half_width)) ** 2,
+        base=along + np.float32(ventricle.slant) * across + bulge,
         inside_by=distance - inner,
         outside_by=distance - outer,
     )

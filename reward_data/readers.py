@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from reward_data import splits
 from reward_data.errors import DataError
 from reward_data.formats import ENDINGS, Picture, ending, picture_affine, read_image, read_labels, stem
-from reward_data.phantom import PhantomConfig, phantom_case
+from reward_data.phantom import PhantomConfig, phantom_case, phantom_group
 from reward_data.types import Case, Config, LabelMap, UInt8
 
 MANIFEST_COLUMNS = ("id", "image", "label", "split", "group")
@@ -141,13 +141,13 @@ def _is_phantom(config: DatasetConfig) -> bool:
 
 
 def _simulate(phantom: PhantomConfig, config: DatasetConfig) -> Iterator[Case]:
-    """Phantom cases, each a patient of its own; those that the phantom gives no split are drawn like any other."""
-    patients = [f"{index:09d}" for index in range(phantom.cases)]
+    """Phantom cases; patients that the phantom gives no split are drawn like any other's."""
+    groups = [phantom_group(phantom, index) for index in range(phantom.cases)]
     fractions = (config.validation_fraction, config.test_fraction)
-    drawn = splits.assign(patients, [None] * phantom.cases, *fractions, config.split_seed)
+    drawn = splits.assign(groups, [None] * phantom.cases, *fractions, config.split_seed)
     for index, split in enumerate(drawn):
         case = phantom_case(phantom, index)
-        yield replace(case, split=case.split or split)
+        yield replace(case, split=case.split or split, domain=config.domain)
 
 
 def _phantom(config: DatasetConfig) -> PhantomConfig:

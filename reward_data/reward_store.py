@@ -1,7 +1,8 @@
 """The reward dataset on disk: each target image once with its one pseudo ground truth, and any number of examples.
 
 An example is (image, proposed mask, provenance); its error map is ``proposed != truth`` of its image, so it cannot
-disagree with them. Ids are ``<case id>#<number>``, unique by construction. Splits are per image.
+disagree with them. Ids are ``<case id>#<number>``, unique by construction. Splits are per image. HDF5 without dates:
+equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import h5py
 import numpy as np
@@ -21,11 +24,17 @@ from pydantic import Field, TypeAdapter
 
 from reward_data.correction import Correction
 from reward_data.distortions import Distortion
-from reward_data.errors import DataError
-from reward_data.types import Bool, Float32, Int64, UInt8
+from reward_data.errors import ArtifactError, DataError
+from reward_data.formats import atomic_hdf5
+from reward_data.types import Bool, Float32, Float64, Int64, UInt8
+
+KIND = "rl4seg.reward_store"
+VERSION = 1
 
 Provenance = Annotated[Distortion | Correction, Field(discriminator="kind")]
 _RECORD: TypeAdapter[Any] = TypeAdapter(Provenance)
+ArrayName = Literal["images", "truths", "proposed"]
+_ARRAYS: tuple[ArrayName, ...] = ("images", "truths", "proposed")
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class ImageEntry:
     """One target image: ``image`` (C, *S) uint8, ``truth`` (*S) its pseudo ground truth."""
 
     case_id: str
-    split: str
+    split: Literal["train", "val"]
     accepted: bool
     image: UInt8
     truth: UInt8
@@ -41,22 +50,37 @@ class ImageEntry:
 
 @dataclass
 class RewardStoreWriter:
-    """Appends images and examples to a new file; the file is whole once the ``with`` block has ended."""
+    """Appends images with their examples to a new file, which appears whole when the ``with`` block ends well.
+
+    Raises:
+        DataError: at the end of the block or before, when the disk refuses to write.
+    """
 
     path: Path
     channels: int
     shape: tuple[int, ...]
-    case_ids: list[str] = field(default_factory=list)
+    case_ids: dict[str, int] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
     accepted: list[bool] = field(default_factory=list)
     image_index: list[int] = field(default_factory=list)
+    error_fraction: list[float] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> RewardStoreWriter:
-        self._file = h5py.File(self.path, "w")
-        self._new("images", (self.channels, *self.shape), None)
-        self._new("truths", self.shape, "lzf")
-        self._new("proposed", self.shape, "lzf")
+        with ExitStack() as stack:
+            self._file, self._check_disk = stack.enter_context(atomic_hdf5(self.path))
+            for name, shape in zip(
+                _ARRAYS, ((self.channels, *self.shape), self.shape, self.shape), strict=True
+            ):
+                self._file.create_dataset(
+                    name,
+                    (0, *shape),
+                    np.uint8,
+                    maxshape=(None, *shape),
+                    chunks=(1, *shape),
+                    compression="lzf",
+                )
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -65,60 +89,91 @@ class RewardStoreWriter:
         if kind is None:
             self._file["accepted"] = np.array(self.accepted, np.bool_)
             self._file["image_index"] = np.array(self.image_index, np.int64)
-            content = {"case_ids": self.case_ids, "splits": self.splits, "records": self.records}
-            self._file["meta"] = np.frombuffer(json.dumps(content).encode(), np.uint8)
-        self._file.close()
+            self._file["error_fraction"] = np.array(self.error_fraction, np.float64)
+            content = {"kind": KIND, "version": VERSION, "case_ids": list(self.case_ids)}
+            content |= {"splits": self.splits, "records": self.records}
+            self._file["meta"] = np.frombuffer(json.dumps(content, sort_keys=True).encode(), np.uint8)
+        self._stack.__exit__(kind, error, trace)
 
-    def _new(self, name: str, shape: tuple[int, ...], compression: str | None) -> None:
-        self._file.create_dataset(
-            name, (0, *shape), np.uint8, maxshape=(None, *shape), chunks=(1, *shape), compression=compression
-        )
-
-    def _append(self, name: str, array: UInt8) -> None:
-        dataset = self._file[name]
-        dataset.resize(len(dataset) + 1, 0)
-        dataset[-1] = array
-
-    def add_image(self, entry: ImageEntry) -> int:
-        """Store an image once and return its index.
+    def add(self, entry: ImageEntry, examples: Sequence[tuple[Distortion | Correction, UInt8]]) -> None:
+        """Store an image once, with its examples: (what made it, proposed mask (*S)).
 
         Raises:
             DataError: an image of this case is already stored.
         """
-        if entry.case_id in self.case_ids:
-            raise DataError(f"{entry.case_id}: already in the reward dataset; every image is stored once")
-        self._append("images", entry.image)
-        self._append("truths", entry.truth)
-        self.case_ids.append(entry.case_id)
-        self.splits.append(entry.split)
-        self.accepted.append(entry.accepted)
-        return len(self.case_ids) - 1
+        image = self._register(entry.case_id, entry.split, entry.accepted)
+        for name, array in (("images", entry.image), ("truths", entry.truth)):
+            self._file[name].resize(image + 1, 0)
+            self._file[name][image] = array
+        masks = self._file["proposed"]
+        masks.resize(len(self.records) + len(examples), 0)
+        for record, proposed in examples:
+            masks[len(self.records)] = proposed
+            self.image_index.append(image)
+            self.error_fraction.append(float((proposed != entry.truth).mean()))
+            self.records.append(record.model_dump(mode="json"))
+        self._check_disk()
 
-    def add_example(self, image: int, proposed: UInt8, record: Any) -> None:
-        """Store an example of image number ``image``; ``record`` is a Distortion or a Correction."""
-        self._append("proposed", proposed)
-        self.image_index.append(image)
-        self.records.append(record.model_dump(mode="json"))
+    def append(self, store: RewardStore) -> None:
+        """Take over all of another store, without unpacking it."""
+        first_image, first_example = len(self.case_ids), len(self.records)
+        for case_id, split, accepted in zip(store.case_ids, store.image_splits, store.accepted, strict=True):
+            self._register(case_id, split, bool(accepted))
+        for name in _ARRAYS:
+            _copy_chunks(store.dataset(name), self._file[name])
+            self._check_disk()
+        self.image_index += (store.image_index + first_image).tolist()
+        self.error_fraction += store.error_fraction.tolist()
+        self.records += [store.provenance(n).model_dump(mode="json") for n in range(len(store))]
+        assert len(self._file["proposed"]) == first_example + len(store)
+
+    def _register(self, case_id: str, split: str, accepted: bool) -> int:
+        if case_id in self.case_ids:
+            raise DataError(
+                f"case {case_id!r} is in the reward dataset already, wanted each image once; predict every case once"
+            )
+        self.case_ids[case_id] = len(self.case_ids)
+        self.splits.append(split)
+        self.accepted.append(accepted)
+        return self.case_ids[case_id]
+
+
+def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset) -> None:
+    start, rest = len(target), (0,) * (target.ndim - 1)
+    target.resize(start + len(source), 0)
+    for row in range(len(source)):
+        filters, packed = source.id.read_direct_chunk((row, *rest))
+        target.id.write_direct_chunk((start + row, *rest), packed, filters)
 
 
 class RewardStore:
-    """A reward dataset, read only. Images are numbered 0..N-1, examples 0..M-1."""
+    """A reward dataset, read only. Images are numbered 0..N-1, examples 0..M-1.
+
+    ``case_ids``, ``image_splits``, ``accepted``: of the images. ``image_index``, ``error_fraction``: of the examples,
+    the image's number and the share of wrong pixels.
+
+    Raises:
+        ArtifactError: the file is missing, broken or no reward dataset.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
             self._file = h5py.File(path, "r")
             meta = json.loads(self._file["meta"][:].tobytes())
-        except (OSError, KeyError, json.JSONDecodeError) as error:
-            raise DataError(
-                f"{path}: not a readable reward dataset ({error}); run the synthesis stage again"
+            if (meta["kind"], meta["version"]) != (KIND, VERSION):
+                raise ValueError(f"{meta['kind']} version {meta['version']}")
+            self.case_ids: tuple[str, ...] = tuple(meta["case_ids"])
+            self.image_splits: tuple[str, ...] = tuple(meta["splits"])
+            self._records: list[dict[str, Any]] = meta["records"]
+            self.image_index: Int64 = self._file["image_index"][:]
+            self.error_fraction: Float64 = self._file["error_fraction"][:]
+            self.accepted: Bool = self._file["accepted"][:]
+            self.channels: int = self._file["images"].shape[1]
+            self.shape: tuple[int, ...] = self._file["images"].shape[2:]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(
+                f"{path}: no readable reward dataset ({error}); wanted {KIND} version {VERSION}: synthesize again"
             ) from error
-        self.case_ids: tuple[str, ...] = tuple(meta["case_ids"])
-        self.image_splits: tuple[str, ...] = tuple(meta["splits"])
-        self._records: list[dict[str, Any]] = meta["records"]
-        self.image_index: Int64 = self._file["image_index"][:]
-        self._accepted: Bool = self._file["accepted"][:]
-        self.channels: int = self._file["images"].shape[1]
-        self.shape: tuple[int, ...] = self._file["images"].shape[2:]
 
     def __enter__(self) -> RewardStore:
         return self
@@ -131,7 +186,7 @@ class RewardStore:
     def __len__(self) -> int:
         return len(self.image_index)
 
-    @property
+    @cached_property
     def ids(self) -> tuple[str, ...]:
         """Unique ids of the examples."""
         seen: Counter[int] = Counter()
@@ -141,11 +196,14 @@ class RewardStore:
             seen[image] += 1
         return tuple(ids)
 
+    @cached_property
+    def example_split(self) -> tuple[str, ...]:
+        """Split of every example, that of its image."""
+        return tuple(self.image_splits[image] for image in self.image_index.tolist())
+
     def indices(self, split: str) -> Int64:
         """Examples whose image is in ``split`` ("train" or "val")."""
-        return np.array(
-            [i for i, image in enumerate(self.image_index) if self.image_splits[image] == split], np.int64
-        )
+        return np.flatnonzero(np.array(self.example_split, dtype=np.str_) == split).astype(np.int64)
 
     def images(self, examples: Int64) -> Float32:
         """Images of examples, in [0, 1]. Shape: (B,) -> (B, C, *S)."""
@@ -155,9 +213,15 @@ class RewardStore:
         """Proposed masks of examples. Shape: (B,) -> (B, *S)."""
         return self._rows("proposed", examples)
 
+    def read(self, examples: Int64) -> tuple[Float32, UInt8, Bool]:
+        """Images, proposed masks and errors of examples; quicker than one by one. Shape: as of the three."""
+        proposed = self.proposed(examples)
+        return self.images(examples), proposed, proposed != self.truths(self.image_index[examples])
+
     def errors(self, examples: Int64) -> Bool:
         """Where the proposed mask is wrong. Shape: (B,) -> (B, *S)."""
-        return self.proposed(examples) != self.truths(self.image_index[examples])
+        wrong: Bool = self.proposed(examples) != self.truths(self.image_index[examples])
+        return wrong
 
     def provenance(self, example: int) -> Any:
         """The frozen record that made an example: a Distortion or a Correction."""
@@ -167,44 +231,44 @@ class RewardStore:
         """Number of examples by kind of provenance."""
         return dict(sorted(Counter(record["kind"] for record in self._records).items()))
 
+    def mean_errors(self) -> dict[str, float]:
+        """Mean share of wrong pixels by kind of provenance."""
+        kinds = np.array([record["kind"] for record in self._records], dtype=np.str_)
+        return {kind: float(self.error_fraction[kinds == kind].mean()) for kind in self.kinds()}
+
     def anchors(self) -> Int64:
         """Images whose prediction was accepted as pseudo ground truth."""
-        return np.flatnonzero(self._accepted).astype(np.int64)
+        return np.flatnonzero(self.accepted).astype(np.int64)
 
     def anchor_images(self, images: Int64) -> Float32:
         """Images by image number, in [0, 1]. Shape: (B,) -> (B, C, *S)."""
-        return self._rows("images", images).astype(np.float32) / np.float32(255)
+        return np.divide(self._rows("images", images), 255, dtype=np.float32)
 
     def truths(self, images: Int64) -> UInt8:
         """Pseudo ground truths by image number. Shape: (B,) -> (B, *S)."""
         return self._rows("truths", images)
 
-    def _rows(self, name: str, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> UInt8:
+    def dataset(self, name: ArrayName) -> h5py.Dataset:
+        """The array in the file, for copying."""
+        return self._file[name]
+
+    def _rows(self, name: ArrayName, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> UInt8:
+        """Chosen rows; a row that follows itself is read once."""
         dataset = self._file[name]
         rows = np.empty((len(indices), *dataset.shape[1:]), np.uint8)
         for row, index in enumerate(indices):
-            dataset.read_direct(rows, np.s_[int(index)], np.s_[row])
+            if row and index == indices[row - 1]:
+                rows[row] = rows[row - 1]
+            else:
+                dataset.read_direct(rows, np.s_[int(index)], np.s_[row])
         return rows
 
 
 def merge(parts: Sequence[Path], out: Path) -> None:
-    """One reward dataset from several; images and examples keep their order."""
+    """One reward dataset from several; images and examples keep their order. ``out`` appears whole or not at all."""
     with RewardStore(parts[0]) as first:
         channels, shape = first.channels, first.shape
     with RewardStoreWriter(out, channels, shape) as writer:
         for part in parts:
             with RewardStore(part) as store:
-                _copy(store, writer)
-
-
-def _copy(store: RewardStore, writer: RewardStoreWriter) -> None:
-    number = {}
-    for image, case_id in enumerate(store.case_ids):
-        one = np.array([image])
-        pixels = store._rows("images", one)[0]
-        accepted = bool(store._accepted[image])
-        entry = ImageEntry(case_id, store.image_splits[image], accepted, pixels, store.truths(one)[0])
-        number[image] = writer.add_image(entry)
-    for example in range(len(store)):
-        image = number[int(store.image_index[example])]
-        writer.add_example(image, store.proposed(np.array([example]))[0], store.provenance(example))
+                writer.append(store)

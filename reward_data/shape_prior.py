@@ -89,7 +89,7 @@ class ShapePrior:
         held = np.clip(coefficients, -LIMIT * self.deviations, LIMIT * self.deviations)
         return _labels(self._maps(self.mean + held @ self.components), mask.shape, place)
 
-    def _maps(self, flat: Float32) -> Float32:
+    def _maps(self, flat: Float32 | Float64) -> Float32 | Float64:
         return flat.reshape(self.num_classes, *[CANVAS[self.dimensions]] * self.dimensions)
 
     def save(self, path: Path) -> None:
@@ -138,7 +138,7 @@ class _Place:
 
 
 def _size(foreground: Bool) -> float:
-    return float(np.count_nonzero(foreground)) ** (1 / foreground.ndim)
+    return float(np.count_nonzero(foreground) ** (1 / foreground.ndim))
 
 
 def _placed(mask: UInt8) -> _Place:
@@ -150,15 +150,19 @@ def _distances(mask: UInt8, num_classes: int, place: _Place) -> Float32:
     cells = CANVAS[mask.ndim]
     cell = WINDOW * place.size / cells
     reach = REACH * cells
-    axes = [(np.arange(cells) - (cells - 1) / 2) * cell + centre for centre in place.centre]
-    window = tuple(slice(max(int(a[0] - reach * cell) - 1, 0), int(a[-1] + reach * cell) + 3) for a in axes)
+    step = max(1, int(cell / 2))  # a fine grid is thinned to two pixels per cell
+    half = cell * (cells - 1) / 2
+    margin = cell * reach + 2 * step
+    window = tuple(
+        slice(max(int(c - half - margin), 0), int(c + half + margin) + 1, step) for c in place.centre
+    )
     near = mask[window]
-    grid = np.meshgrid(*[a - w.start for a, w in zip(axes, window, strict=True)], indexing="ij")
-    maps = np.empty((num_classes, *[cells] * mask.ndim), np.float32)
-    for value in range(num_classes):
-        signed = _signed_distance(near == value) / cell
-        maps[value] = ndimage.map_coordinates(np.clip(signed, -reach, reach), grid, order=1, mode="nearest")
-    return maps
+    weights = [
+        _linear((np.linspace(c - half, c + half, cells) - w.start) / step, size)
+        for c, w, size in zip(place.centre, window, near.shape, strict=True)
+    ]
+    maps = [_signed_distance(near == value) * (step / cell) for value in range(num_classes)]
+    return np.stack([_resampled(np.clip(one, -reach, reach), weights) for one in maps]).astype(np.float32)
 
 
 def _signed_distance(region: Bool) -> Float64:
@@ -166,21 +170,35 @@ def _signed_distance(region: Bool) -> Float64:
     if region.all() or not region.any():
         return np.full(region.shape, np.inf if region.any() else -np.inf)
     inside, outside = ndimage.distance_transform_edt(region), ndimage.distance_transform_edt(~region)
-    return np.where(region, inside - 0.5, 0.5 - outside)
+    signed: Float64 = np.where(region, inside - 0.5, 0.5 - outside)
+    return signed
 
 
-def _labels(maps: Float32, shape: tuple[int, ...], place: _Place) -> UInt8:
+def _labels(maps: Float32 | Float64, shape: tuple[int, ...], place: _Place) -> UInt8:
     """The class of the largest distance, on a grid of ``shape``; background off the canvas."""
     cells = maps.shape[1]
     cell = WINDOW * place.size / cells
     axes = [(np.arange(s) - c) / cell + (cells - 1) / 2 for s, c in zip(shape, place.centre, strict=True)]
-    spans = [np.flatnonzero((a >= 0) & (a <= cells - 1)) for a in axes]
+    spans = [np.flatnonzero((axis >= 0) & (axis <= cells - 1)) for axis in axes]
+    weights = [_linear(axis[span], cells) for axis, span in zip(axes, spans, strict=True)]
     labels = np.zeros(shape, np.uint8)
-    if all(span.size for span in spans):
-        grid = np.meshgrid(*[a[span] for a, span in zip(axes, spans, strict=True)], indexing="ij")
-        fine = np.stack([ndimage.map_coordinates(one, grid, order=1, mode="nearest") for one in maps])
-        labels[np.ix_(*spans)] = fine.argmax(0)
+    labels[np.ix_(*spans)] = np.stack([_resampled(one, weights) for one in maps]).argmax(0)
     return labels
+
+
+def _linear(positions: Float64, size: int) -> Float64:
+    """Weights of linear interpolation along an axis; beyond its ends, the end's value. Shape: (n, size)."""
+    held = np.clip(positions, 0, size - 1)
+    weights: Float64 = np.maximum(0.0, 1 - np.abs(held[:, None] - np.arange(size)))
+    return weights
+
+
+def _resampled(array: Float64 | Float32, weights: list[Float64]) -> Float64:
+    """An array interpolated along each of its axes."""
+    out = np.asarray(array, np.float64)
+    for axis, matrix in enumerate(weights):
+        out = np.moveaxis(np.tensordot(matrix, out, (1, axis)), 0, axis)
+    return out
 
 
 def _principal(centred: Float64 | Float32, count: int) -> tuple[Float64, Float64]:

@@ -1,29 +1,29 @@
 """From predictions to a reward dataset: judge every mask, accept, correct, and make bad partners for the good ones.
 
 A prediction is accepted when it breaks no anatomical rule and agrees, in every class, with its reconstruction by the
-shape prior (RL4Seg, arXiv 2406.17902, section 2.2). Resumable: each chunk of images is a part file of its own, written
-atomically; nothing depends on the order of execution, so the merged file is the same after any interruption.
+shape prior (RL4Seg, arXiv 2406.17902, section 2.2). Resumable: each chunk of predictions is a part file of its own,
+written atomically; nothing depends on the order of execution, so the merged file is the same after any interruption.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from reward_data.anatomy import RuleSet, is_valid, violations
+from reward_data.anatomy import RuleSet, violations
 from reward_data.case_store import CaseStore
-from reward_data.correction import SHAPE_PRIOR, Correction, CorrectionConfig, agrees, correct
+from reward_data.correction import Correction, CorrectionConfig, agrees, correct
 from reward_data.distortions import (
     Contrast,
+    Distortion,
     DistortionConfig,
     Identity,
     Noise,
@@ -31,13 +31,17 @@ from reward_data.distortions import (
     WeightNoise,
     distort_image,
     predict_masks,
-    sample_mask_damage,
+    sample_distortions,
+    weight_noises,
 )
-from reward_data.errors import DataError
+from reward_data.errors import ArtifactError, DataError
+from reward_data.formats import atomic_file
 from reward_data.mask_damage import damage_mask
 from reward_data.reward_store import ImageEntry, RewardStore, RewardStoreWriter, merge
 from reward_data.shape_prior import ShapePrior
 from reward_data.types import Config, Float32, Int64, Progress, Segmenter, UInt8, no_progress
+
+Examples = list[tuple[Distortion | Correction, UInt8]]
 
 
 class SynthesisConfig(Config):
@@ -46,39 +50,45 @@ class SynthesisConfig(Config):
     agreement: float = Field(
         default=0.93,
         ge=0,
-        le=1,
+        lt=1,
         description="Least Dice, in every class, with the shape prior's reconstruction; 0 = any.",
     )
     distortions: DistortionConfig = Field(
-        default=DistortionConfig(), description="Bad partners of accepted masks."
+        default=DistortionConfig(), description="Partners of accepted masks, by family."
     )
     corrections: bool = Field(
-        default=True, description="Pair rejected masks with their correction, where there is one."
+        default=True,
+        description="Pair masks that are not accepted with their correction, where there is one (paper).",
     )
     correction: CorrectionConfig = Field(default=CorrectionConfig(), description="How masks are corrected.")
     anchor_corrections: bool = Field(
         default=False, description="Let corrected masks be anchors of the fine-tuning as well."
     )
     validation_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="Share of the patients whose examples calibrate the reward net."
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Share of the groups (patients) whose examples calibrate the reward net.",
     )
-    chunk: int = Field(default=64, ge=1, description="Images per part file, the unit of resuming.")
+    chunk: int = Field(default=64, ge=1, description="Predictions per part file, the unit of resuming.")
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What became of one prediction: accepted, corrected (``truth`` is the correction), or neither (``truth`` None)."""
+class Verdict:
+    """On one prediction: the rules that it breaks, and whether it agrees with the shape prior."""
 
-    case: int
-    accepted: bool
-    truth: UInt8 | None
-    correction: Correction | None
     violated: tuple[str, ...]
+    agreed: bool
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the prediction is its image's pseudo ground truth."""
+        return self.agreed and not self.violated
 
 
 @dataclass
 class Synthesis:
-    """One synthesis; see `synthesize`."""
+    """One synthesis; see `synthesize`. A row is a place in ``indices`` and ``masks``."""
 
     store: CaseStore
     indices: Int64
@@ -88,46 +98,38 @@ class Synthesis:
     prior: ShapePrior | None
     config: SynthesisConfig
     seed: int
+    progress: Progress
 
-    def judge(self, row: int) -> Judgement:
-        """Accept, correct or set aside prediction number ``row``."""
-        mask, case = self.masks[row], int(self.indices[row])
-        spacing = self.store.spacing_mm(case)
-        broken = tuple(item.rule for item in violations(mask, self.rules, spacing))
-        agreed = self.prior is None or agrees(mask, self.prior, self.store.num_classes, self.config.agreement)
-        if not broken and agreed:
-            return Judgement(case, True, mask, None, ())
-        if not self.config.corrections:
-            return Judgement(case, False, None, None, broken)
-        if broken:
-            corrected = correct(mask, self.prior, self.rules, spacing, self.config.correction)
-        else:
-            corrected = self._projected(mask, spacing)
-        truth, record = corrected or (None, None)
-        return Judgement(case, False, truth, record, broken)
-
-    def _projected(self, mask: UInt8, spacing_mm: tuple[float, ...]) -> tuple[UInt8, Correction] | None:
-        """A valid mask of unusual shape: its projection on the prior, where that is valid too."""
-        assert self.prior is not None
-        shape = self.prior.reconstruct(mask)
-        return (shape, Correction(steps=(SHAPE_PRIOR,))) if is_valid(shape, self.rules, spacing_mm) else None
+    def __post_init__(self) -> None:
+        if len(self.indices) == 0 or self.masks.shape != (len(self.indices), *self.store.shape):
+            raise DataError(
+                f"synthesis: masks of shape {self.masks.shape} for {len(self.indices)} cases on a grid of "
+                f"{self.store.shape}; wanted one mask per case and at least one case: predict the target cases first"
+            )
 
     @cached_property
-    def judgements(self) -> list[Judgement]:
-        """Of every prediction, in the order of ``indices``."""
-        return [self.judge(row) for row in range(len(self.indices))]
+    def verdicts(self) -> list[Verdict]:
+        """Of every prediction."""
+        verdicts = []
+        for row, mask in enumerate(self.masks):
+            broken = violations(mask, self.rules, self.store.spacing_mm(int(self.indices[row])))
+            agreed = agrees(mask, self.prior, self.config.agreement)
+            verdicts.append(Verdict(tuple(item.rule for item in broken), agreed))
+            if (row + 1) % self.config.chunk == 0:
+                self.progress(row + 1, 2 * len(self.masks))
+        return verdicts
 
     @cached_property
-    def accepted(self) -> dict[str, UInt8]:
-        """Accepted masks by case id."""
+    def accepted(self) -> dict[str, int]:
+        """Rows of the accepted predictions by case id."""
         return {
-            self.store.ids[j.case]: j.truth for j in self.judgements if j.accepted and j.truth is not None
+            self.store.ids[int(self.indices[row])]: row for row, v in enumerate(self.verdicts) if v.accepted
         }
 
     @cached_property
     def noisy(self) -> list[tuple[WeightNoise, Segmenter]]:
-        """One perturbed policy per sigma, for all images."""
-        records = [WeightNoise(sigma=s, seed=self.seed) for s in self.config.distortions.weight_noise]
+        """The policies with noisy weights, made once for all images."""
+        records = weight_noises(self.config.distortions.model, self.seed)
         return [(record, self.segmenter.perturbed(record.sigma, record.seed)) for record in records]
 
     @cached_property
@@ -136,98 +138,94 @@ class Synthesis:
         groups = sorted({self.store.groups[int(i)] for i in self.indices}, key=_hash)
         return frozenset(groups[: max(1, round(self.config.validation_fraction * len(groups)))])
 
-    def rng(self, case: int) -> np.random.Generator:
-        """The random numbers of one case, whatever else is processed."""
-        return np.random.default_rng([self.seed, int(_hash(self.store.ids[case])[:8], 16)])
+    def write_part(self, rows: Sequence[int], path: Path) -> None:
+        """All examples of some predictions, written atomically; possibly none."""
+        images = self.store.images([int(self.indices[row]) for row in rows])
+        kept = [place for place, row in enumerate(rows) if self.verdicts[row].accepted]
+        distorted = self._distorted([rows[place] for place in kept], images[kept])
+        with RewardStoreWriter(path, self.store.channels, self.store.shape) as writer:
+            for row, image in zip(rows, images, strict=True):
+                if row in distorted:
+                    writer.add(self._entry(row, image, self.masks[row], True), distorted[row])
+                elif (corrected := self._corrected(row)) is not None:
+                    truth, record = corrected
+                    entry = self._entry(row, image, truth, self.config.anchor_corrections)
+                    writer.add(entry, [(record, self.masks[row])])
 
-    def write_part(self, judgements: list[Judgement], path: Path) -> None:
-        """All examples of some images, written atomically."""
-        temporary = path.with_suffix(".tmp")
-        images = self.store.images([j.case for j in judgements])
-        kept = [row for row, j in enumerate(judgements) if j.accepted]
-        predicted = self._predicted(images[kept], [judgements[row] for row in kept])
-        with RewardStoreWriter(temporary, self.store.channels, self.store.shape) as writer:
-            for row, judgement in enumerate(judgements):
-                number = writer.add_image(self._entry(judgement, images[row]))
-                examples = self._masks_of(judgement) + predicted.get(judgement.case, [])
-                for record, proposed in examples:
-                    writer.add_example(number, proposed, record)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    def _corrected(self, row: int) -> tuple[UInt8, Correction] | None:
+        if not self.config.corrections:
+            return None
+        spacing, config = self.store.spacing_mm(int(self.indices[row])), self.config
+        return correct(self.masks[row], self.prior, self.rules, spacing, config.correction, config.agreement)
 
-    def _entry(self, judgement: Judgement, image: Float32) -> ImageEntry:
-        assert judgement.truth is not None
-        split = "val" if self.store.groups[judgement.case] in self.validation_groups else "train"
-        anchor = judgement.accepted or self.config.anchor_corrections
-        pixels = np.rint(image * 255).astype(np.uint8)
-        return ImageEntry(self.store.ids[judgement.case], split, anchor, pixels, judgement.truth)
-
-    def _masks_of(self, judgement: Judgement) -> list[tuple[Any, UInt8]]:
-        """Examples made from masks alone."""
-        assert judgement.truth is not None
-        if not judgement.accepted:
-            row = int(np.flatnonzero(self.indices == judgement.case)[0])
-            return [(judgement.correction, self.masks[row])]
-        config, rng, own = self.config.distortions, self.rng(judgement.case), self.store.ids[judgement.case]
-        examples: list[tuple[Any, UInt8]] = [(Identity(), judgement.truth)] if config.identity else []
-        others = [case_id for case_id in self.accepted if case_id != own]
-        for _ in range(config.swap if others else 0):
-            other = others[int(rng.integers(len(others)))]
-            examples.append((Swap(other_id=other), self.accepted[other]))
-        for record in sample_mask_damage(config.mask, self.store.num_classes, rng):
-            examples.append((record, damage_mask(record, judgement.truth)))
-        return examples
-
-    def _predicted(self, images: Float32, judgements: list[Judgement]) -> dict[int, list[tuple[Any, UInt8]]]:
-        """Examples that ask a policy: noisy weights on clean images, then the clean policy on distorted images."""
-        examples: dict[int, list[tuple[Any, UInt8]]] = {j.case: [] for j in judgements}
-        if not judgements:
-            return examples
-        for noise_record, noisy in self.noisy:
-            for judgement, mask in zip(judgements, predict_masks(noisy, images), strict=True):
-                examples[judgement.case].append((noise_record, mask))
-        config = self.config.distortions
-        for contrast in config.contrast:
-            self._on_distorted(images, [(j, Contrast(factor=contrast)) for j in judgements], examples)
-        for sigma in config.noise:
-            records = [
-                (j, Noise(sigma=sigma, seed=int(self.rng(j.case).integers(2**31)))) for j in judgements
-            ]
-            self._on_distorted(images, records, examples)
-        return examples
-
-    def _on_distorted(
-        self,
-        images: Float32,
-        records: list[tuple[Judgement, Any]],
-        examples: dict[int, list[tuple[Any, UInt8]]],
-    ) -> None:
-        distorted = np.stack(
-            [distort_image(record, image) for image, (_, record) in zip(images, records, strict=True)]
+    def _entry(self, row: int, image: Float32, truth: UInt8, anchor: bool) -> ImageEntry:
+        case = int(self.indices[row])
+        split: Literal["train", "val"] = (
+            "val" if self.store.groups[case] in self.validation_groups else "train"
         )
-        for (judgement, record), mask in zip(records, predict_masks(self.segmenter, distorted), strict=True):
-            examples[judgement.case].append((record, mask))
+        return ImageEntry(self.store.ids[case], split, anchor, np.rint(image * 255).astype(np.uint8), truth)
 
-    def summary(self, out: Path) -> dict[str, Any]:
-        """What became of the predictions, and what the dataset holds."""
-        judged = self.judgements
-        count = len(judged)
-        broken = Counter(rule for j in judged for rule in j.violated)
-        with RewardStore(out) as rewards:
-            errors: dict[str, list[float]] = {}
-            for example in range(len(rewards)):
-                kind = rewards.provenance(example).kind
-                errors.setdefault(kind, []).append(float(rewards.errors(np.array([example])).mean()))
-            return {
-                "images": count,
-                "valid": sum(not j.violated for j in judged) / count,
-                "accepted": sum(j.accepted for j in judged) / count,
-                "corrected": sum(j.correction is not None for j in judged) / count,
-                "examples": rewards.kinds(),
-                "mean_error": {kind: float(np.mean(values)) for kind, values in sorted(errors.items())},
-                "violated": {rule: n / count for rule, n in sorted(broken.items())},
-            }
+    def _distorted(self, rows: list[int], images: Float32) -> dict[int, Examples]:
+        """Examples of accepted predictions by row; the policies see many images at once."""
+        examples: dict[int, Examples] = {row: [] for row in rows}
+        if not rows:
+            return examples
+        for record, noisy in self.noisy:
+            for row, mask in zip(rows, predict_masks(noisy, images), strict=True):
+                examples[row].append((record, mask))
+        asked: list[tuple[int, Contrast | Noise, Float32]] = []
+        for row, image in zip(rows, images, strict=True):
+            for drawn in self._records(row):
+                if isinstance(drawn, Contrast | Noise):
+                    asked.append((row, drawn, image))
+                else:
+                    examples[row].append((drawn, self._from_masks(drawn, self.masks[row])))
+        for start in range(0, len(asked), self.config.chunk):
+            batch = asked[start : start + self.config.chunk]
+            inputs = np.stack([distort_image(drawn, image) for _, drawn, image in batch])
+            for (row, drawn, _), mask in zip(batch, predict_masks(self.segmenter, inputs), strict=True):
+                examples[row].append((drawn, mask))
+        return examples
+
+    def _records(self, row: int) -> tuple[Distortion, ...]:
+        """Drawn from the seed and the case's id alone, whatever else is processed."""
+        own = self.store.ids[int(self.indices[row])]
+        others = [case_id for case_id in self.accepted if case_id != own]
+        rng = np.random.default_rng([self.seed, int(_hash(own)[:16], 16)])
+        return sample_distortions(self.config.distortions, self.store.num_classes, others, rng)
+
+    def _from_masks(self, record: Distortion, mask: UInt8) -> UInt8:
+        if isinstance(record, Identity):
+            return mask
+        if isinstance(record, Swap):
+            swapped: UInt8 = self.masks[self.accepted[record.other_id]]
+            return swapped
+        assert not isinstance(record, WeightNoise | Contrast | Noise)
+        return damage_mask(record, mask)
+
+    def fingerprint(self) -> str:
+        """Of all inputs but the policy, whose predictions are among them."""
+        digest = hashlib.sha256(f"{self.config.model_dump_json()} {self.rules.model_dump_json()}".encode())
+        digest.update(repr([self.seed, *(self.store.ids[int(i)] for i in self.indices)]).encode())
+        prior = () if self.prior is None else (self.prior.mean, self.prior.components, self.prior.deviations)
+        for array in (self.masks, *prior):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def summary(self, rewards: RewardStore) -> dict[str, Any]:
+        """What became of the predictions, and what the dataset holds. Shares are of all predictions."""
+        count, kinds = len(self.verdicts), rewards.kinds()
+        broken = Counter(rule for verdict in self.verdicts for rule in verdict.violated)
+        return {
+            "images": count,
+            "valid": sum(not verdict.violated for verdict in self.verdicts) / count,
+            "agreed": sum(verdict.agreed for verdict in self.verdicts) / count,
+            "accepted": len(self.accepted) / count,
+            "corrected": kinds.get("correction", 0) / count,
+            "examples": kinds,
+            "mean_error": rewards.mean_errors(),
+            "violated": {rule: number / count for rule, number in sorted(broken.items())},
+        }
 
 
 def synthesize(
@@ -248,35 +246,65 @@ def synthesize(
     Args:
         segmenter: the policy that made the predictions; weight noise and distorted images ask it again.
         prior: shape prior; None accepts on the rules alone.
-        checkpoint: folder that survives a kill; holds finished parts.
+        checkpoint: folder that survives a kill; holds finished parts. Parts of other inputs are thrown away.
+        progress: one half of the units is judging, the other making examples.
+
+    Returns:
+        Numbers and shares: images, valid, agreed, accepted, corrected, examples and mean_error by kind, violated.
 
     Raises:
         DataError: no prediction was accepted or could be corrected; says which rules failed most.
     """
-    synthesis = Synthesis(store, indices, masks, segmenter, rules, prior, config, seed)
-    usable = [j for j in synthesis.judgements if j.truth is not None]
-    if not usable:
-        raise DataError(_nothing_usable(synthesis.judgements))
-    checkpoint.mkdir(parents=True, exist_ok=True)
+    synthesis = Synthesis(store, indices, masks, segmenter, rules, prior, config, seed, progress)
+    _keep_matching_parts(checkpoint, synthesis.fingerprint())
+    total = len(indices)
     parts = []
-    for number, start in enumerate(range(0, len(usable), config.chunk)):
+    for number, start in enumerate(range(0, total, config.chunk)):
+        rows = range(start, min(start + config.chunk, total))
         parts.append(checkpoint / f"part-{number:05d}.h5")
-        if not parts[-1].exists():
-            synthesis.write_part(usable[start : start + config.chunk], parts[-1])
-        progress(min(start + config.chunk, len(usable)), len(usable))
-    merge(parts, out) if len(parts) > 1 else shutil.copyfile(parts[0], out)
-    return synthesis.summary(out)
+        if not _is_whole(parts[-1]):
+            synthesis.write_part(rows, parts[-1])
+        progress(total + rows.stop, 2 * total)
+    if not any(_examples(parts)):
+        raise DataError(_nothing_usable(synthesis.verdicts))
+    merge(parts, out)
+    with RewardStore(out) as rewards:
+        return synthesis.summary(rewards)
+
+
+def _keep_matching_parts(checkpoint: Path, fingerprint: str) -> None:
+    mark = checkpoint / "inputs.sha256"
+    if mark.exists() and mark.read_text() == fingerprint:
+        return
+    for part in checkpoint.glob("part-*.h5"):
+        part.unlink()
+    with atomic_file(mark) as temporary:
+        temporary.write_text(fingerprint)
+
+
+def _is_whole(part: Path) -> bool:
+    try:
+        with RewardStore(part):
+            return True
+    except ArtifactError:
+        return False
+
+
+def _examples(parts: Sequence[Path]) -> Iterable[int]:
+    for part in parts:
+        with RewardStore(part) as store:
+            yield len(store)
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _nothing_usable(judgements: list[Judgement]) -> str:
-    broken = Counter(rule for j in judgements for rule in j.violated).most_common(3)
-    most = ", ".join(f"{rule} ({count} of {len(judgements)})" for rule, count in broken)
+def _nothing_usable(verdicts: list[Verdict]) -> str:
+    broken = Counter(rule for verdict in verdicts for rule in verdict.violated).most_common(3)
+    most = ", ".join(f"{rule} ({count} of {len(verdicts)})" for rule, count in broken)
     return (
-        f"none of {len(judgements)} predictions on the target is acceptable or can be corrected; rules broken most: "
+        f"none of {len(verdicts)} predictions on the target is acceptable or can be corrected; rules broken most: "
         f"{most or 'none, but no mask agrees with the shape prior'}. Check rules and labels against the source masks "
         "(rl4seg anatomy check), lower synthesis.agreement, or start from a better source policy"
     )
