@@ -1,7 +1,7 @@
 """From a mask that is not acceptable to the nearest plausible one, in few recorded steps that can be replayed.
 
-Steps, in order: the largest piece of each class, holes filled, gaps between classes closed, projection on the shape
-prior. The first mask on this way that is acceptable is the correction.
+Steps: the largest piece of each class, holes filled, gaps between classes closed, projection on the shape prior. They
+are tried in several orders, the gentlest first; the first mask that is acceptable is the correction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from reward_data.shape_prior import ShapePrior
 from reward_data.types import Bool, Config, Float64, UInt8
 
 Step = Literal["largest_pieces", "fill_holes", "close_gaps", "shape_prior"]
-STEPS: tuple[Step, ...] = ("largest_pieces", "fill_holes", "close_gaps", "shape_prior")
+ROUTES: tuple[tuple[Step, ...], ...] = (
+    ("largest_pieces",),
+    ("largest_pieces", "fill_holes"),
+    ("largest_pieces", "fill_holes", "close_gaps"),
+    ("close_gaps", "largest_pieces", "fill_holes"),  # a wall cut in two is mended before a part of it is lost
+    ("close_gaps", "largest_pieces", "fill_holes", "shape_prior"),
+    ("largest_pieces", "fill_holes", "close_gaps", "shape_prior"),
+)
 
 
 class CorrectionConfig(Config):
@@ -66,7 +73,7 @@ def correct(
     config: CorrectionConfig,
     least_agreement: float = 0.0,
 ) -> tuple[UInt8, Correction] | None:
-    """The first mask on the way through the steps that is valid, and agrees with the prior or comes from it.
+    """The first mask on the routes that is valid, and agrees with the prior or comes from it.
 
     Args:
         mask: the mask to correct. Shape: (*S)
@@ -74,25 +81,34 @@ def correct(
         least_agreement: as in `agrees`; 0 asks for the rules alone.
 
     Returns:
-        The corrected mask and its record; None when no step leads to an acceptable mask, or only to one that overlaps
+        The corrected mask and its record; None when no route leads to an acceptable mask, or only to one that overlaps
         too little with ``mask``.
     """
-    taken: list[Step] = []
-    current = mask
-    for step in STEPS if prior is not None else STEPS[:-1]:
-        record = Correction(steps=(step,), closing_radius=config.closing_radius)
-        after = apply_correction(record, current, prior)
-        if (after != current).any():
-            taken.append(step)
-        elif step != STEPS[0]:
+    seen: set[bytes] = set()
+    for route in ROUTES:
+        if prior is None and "shape_prior" in route:
+            continue
+        current, record = _walk(mask, route, prior, config.closing_radius)
+        if current.tobytes() in seen:
             continue  # judged already
-        current = after
-        of_the_prior = step == "shape_prior" or agrees(current, prior, least_agreement)
-        if of_the_prior and is_valid(current, rules, spacing_mm):
-            if _dice(mask > 0, current > 0) < config.min_overlap:
-                return None
-            return current, record.model_copy(update={"steps": tuple(taken)})
+        seen.add(current.tobytes())
+        plausible = "shape_prior" in route or agrees(current, prior, least_agreement)
+        if plausible and is_valid(current, rules, spacing_mm):
+            return (current, record) if _dice(mask > 0, current > 0) >= config.min_overlap else None
     return None
+
+
+def _walk(
+    mask: UInt8, route: tuple[Step, ...], prior: ShapePrior | None, closing_radius: float
+) -> tuple[UInt8, Correction]:
+    """The mask at the end of a route, and the record of the steps that changed it."""
+    record, taken = Correction(steps=(), closing_radius=closing_radius), []
+    for step in route:
+        after = apply_correction(record.model_copy(update={"steps": (step,)}), mask, prior)
+        if (after != mask).any():
+            taken.append(step)
+        mask = after
+    return mask, record.model_copy(update={"steps": tuple(taken)})
 
 
 def apply_correction(record: Correction, mask: UInt8, prior: ShapePrior | None) -> UInt8:

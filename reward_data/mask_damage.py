@@ -150,7 +150,7 @@ def _cut_end(mask: UInt8, record: Damage) -> UInt8:
     out = mask.copy()
     rows = np.nonzero(mask.any(tuple(range(1, mask.ndim))))[0]
     if rows.size:
-        cut = max(1, round(record.size * len(rows)))
+        cut = min(max(1, round(record.size * len(rows))), len(rows))
         lower = np.random.default_rng(record.seed).random() < 0.7
         out[slice(rows[-1] - cut + 1, None) if lower else slice(0, rows[0] + cut)] = 0
     return out

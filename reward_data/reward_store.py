@@ -1,8 +1,8 @@
 """The reward dataset on disk: each target image once with its one pseudo ground truth, and any number of examples.
 
 An example is (image, proposed mask, provenance); its error map is ``proposed != truth`` of its image, so it cannot
-disagree with them. Ids are ``<case id>#<number>``, unique by construction. Splits are per image. HDF5 without dates:
-equal contents give equal bytes.
+disagree with them. Ids are ``<case id>#<number>``, unique by construction. Splits are per image. HDF5 without dates,
+packed by gzip (lzf does not give equal bytes for equal contents): equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class RewardStoreWriter:
                     np.uint8,
                     maxshape=(None, *shape),
                     chunks=(1, *shape),
-                    compression="lzf",
+                    compression="gzip",
+                    compression_opts=1,
                 )
             self._stack = stack.pop_all()
         return self
@@ -114,18 +115,23 @@ class RewardStoreWriter:
             self.records.append(record.model_dump(mode="json"))
         self._check_disk()
 
-    def append(self, store: RewardStore) -> None:
-        """Take over all of another store, without unpacking it."""
-        first_image, first_example = len(self.case_ids), len(self.records)
-        for case_id, split, accepted in zip(store.case_ids, store.image_splits, store.accepted, strict=True):
-            self._register(case_id, split, bool(accepted))
+    def take(self, stores: Sequence[RewardStore]) -> None:
+        """Take over all of other stores, without unpacking them; the bytes do not depend on how they are divided."""
         for name in _ARRAYS:
-            _copy_chunks(store.dataset(name), self._file[name])
-            self._check_disk()
-        self.image_index += (store.image_index + first_image).tolist()
-        self.error_fraction += store.error_fraction.tolist()
-        self.records += [store.provenance(n).model_dump(mode="json") for n in range(len(store))]
-        assert len(self._file["proposed"]) == first_example + len(store)
+            start = len(self._file[name])
+            self._file[name].resize(start + sum(len(store.dataset(name)) for store in stores), 0)
+            for store in stores:
+                start = _copy_chunks(store.dataset(name), self._file[name], start)
+                self._check_disk()
+        for store in stores:
+            first = len(self.case_ids)
+            for case_id, split, accepted in zip(
+                store.case_ids, store.image_splits, store.accepted, strict=True
+            ):
+                self._register(case_id, split, bool(accepted))
+            self.image_index += (store.image_index + first).tolist()
+            self.error_fraction += store.error_fraction.tolist()
+            self.records += store.records
 
     def _register(self, case_id: str, split: str, accepted: bool) -> int:
         if case_id in self.case_ids:
@@ -138,25 +144,27 @@ class RewardStoreWriter:
         return self.case_ids[case_id]
 
 
-def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset) -> None:
-    start, rest = len(target), (0,) * (target.ndim - 1)
-    target.resize(start + len(source), 0)
+def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, start: int) -> int:
+    """Copy packed rows to ``target`` from row ``start`` on; returns the row after the last."""
+    rest = (0,) * (target.ndim - 1)
     for row in range(len(source)):
         filters, packed = source.id.read_direct_chunk((row, *rest))
         target.id.write_direct_chunk((start + row, *rest), packed, filters)
+    return start + len(source)
 
 
 class RewardStore:
     """A reward dataset, read only. Images are numbered 0..N-1, examples 0..M-1.
 
     ``case_ids``, ``image_splits``, ``accepted``: of the images. ``image_index``, ``error_fraction``: of the examples,
-    the image's number and the share of wrong pixels.
+    the image's number and the share of wrong pixels. ``records``: their provenance, as JSON.
 
     Raises:
         ArtifactError: the file is missing, broken or no reward dataset.
     """
 
     def __init__(self, path: Path) -> None:
+        self._last: dict[ArrayName, tuple[int, UInt8]] = {}
         try:
             self._file = h5py.File(path, "r")
             meta = json.loads(self._file["meta"][:].tobytes())
@@ -164,7 +172,7 @@ class RewardStore:
                 raise ValueError(f"{meta['kind']} version {meta['version']}")
             self.case_ids: tuple[str, ...] = tuple(meta["case_ids"])
             self.image_splits: tuple[str, ...] = tuple(meta["splits"])
-            self._records: list[dict[str, Any]] = meta["records"]
+            self.records: list[dict[str, Any]] = meta["records"]
             self.image_index: Int64 = self._file["image_index"][:]
             self.error_fraction: Float64 = self._file["error_fraction"][:]
             self.accepted: Bool = self._file["accepted"][:]
@@ -225,15 +233,15 @@ class RewardStore:
 
     def provenance(self, example: int) -> Any:
         """The frozen record that made an example: a Distortion or a Correction."""
-        return _RECORD.validate_python(self._records[example])
+        return _RECORD.validate_python(self.records[example])
 
     def kinds(self) -> dict[str, int]:
         """Number of examples by kind of provenance."""
-        return dict(sorted(Counter(record["kind"] for record in self._records).items()))
+        return dict(sorted(Counter(record["kind"] for record in self.records).items()))
 
     def mean_errors(self) -> dict[str, float]:
         """Mean share of wrong pixels by kind of provenance."""
-        kinds = np.array([record["kind"] for record in self._records], dtype=np.str_)
+        kinds = np.array([record["kind"] for record in self.records], dtype=np.str_)
         return {kind: float(self.error_fraction[kinds == kind].mean()) for kind in self.kinds()}
 
     def anchors(self) -> Int64:
@@ -253,22 +261,24 @@ class RewardStore:
         return self._file[name]
 
     def _rows(self, name: ArrayName, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> UInt8:
-        """Chosen rows; a row that follows itself is read once."""
+        """Chosen rows; a row that follows itself, in this call or since the one before, is unpacked once."""
         dataset = self._file[name]
         rows = np.empty((len(indices), *dataset.shape[1:]), np.uint8)
+        last, unpacked = self._last.get(name, (-1, None))
         for row, index in enumerate(indices):
-            if row and index == indices[row - 1]:
-                rows[row] = rows[row - 1]
+            if unpacked is not None and index == last:
+                rows[row] = unpacked
             else:
                 dataset.read_direct(rows, np.s_[int(index)], np.s_[row])
+            last, unpacked = int(index), rows[row]
+        if unpacked is not None:
+            self._last[name] = (last, unpacked.copy())  # the caller may write into what it got
         return rows
 
 
 def merge(parts: Sequence[Path], out: Path) -> None:
     """One reward dataset from several; images and examples keep their order. ``out`` appears whole or not at all."""
-    with RewardStore(parts[0]) as first:
-        channels, shape = first.channels, first.shape
-    with RewardStoreWriter(out, channels, shape) as writer:
-        for part in parts:
-            with RewardStore(part) as store:
-                writer.append(store)
+    with ExitStack() as stack:
+        stores = [stack.enter_context(RewardStore(part)) for part in parts]
+        writer = stack.enter_context(RewardStoreWriter(out, stores[0].channels, stores[0].shape))
+        writer.take(stores)

@@ -125,7 +125,7 @@ class ShapePrior:
                     deviations=arrays["deviations"],
                     size=float(arrays["size"]),
                 )
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ArtifactError(f"{path}: no readable shape prior ({error}); fit it again") from error
 
 

