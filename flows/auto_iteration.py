@@ -40,6 +40,7 @@ class Start:
     """What every arm starts from."""
 
     policy: Policy
+    source: CaseSet | None
     target: CaseSet
     prior: ShapePriorRef | None
     rules: RuleSet
@@ -69,8 +70,8 @@ def adapt(config: AutoIterationConfig, start: Start, arm: str, ppo: PPOConfig) -
             )  # fmt: skip
         # 4. Act, judge, improve.
         policy = finetune_policy.named(f"{label} · PPO")(
-            ppo, policy, reward_net if ppo.needs_reward_net else None, rewards, start.target, start.rules, i,
-            config.seed,
+            ppo, policy, reward_net if ppo.needs_reward_net else None, rewards, start.target,
+            start.source if ppo.source_replay else None, start.rules, i, config.seed,
         )  # fmt: skip
         # 5. Did it help? On images that no stage has trained on.
         evaluation = evaluate_policy.named(f"{label} · evaluate")(
@@ -134,7 +135,7 @@ def auto_iteration(config: AutoIterationConfig) -> Report:
         )
         # Where everybody starts.
         prior = fit_shape_prior(config.shape_components, source) if source else None
-        start = Start(source_policy(config, source, target), target, prior, config.rule_set())
+        start = Start(source_policy(config, source, target), source, target, prior, config.rule_set())
         records = baselines(config, start)
         # The loop, and the same loop with the policy gradient switched off.
         records += adapt(config, start, MAIN, config.ppo)

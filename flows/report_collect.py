@@ -194,7 +194,7 @@ class Collector:
             mask, error = maps[id(record)].read(place)
             dice = self.cases(record)[place].get("dice_mean")
             title = f"{record.arm} {record.iteration}" if record.iteration else record.arm
-            error_map = _slice(error).astype(np.float32) / 255 if record.reward_net is not None else None
+            error_map = (_slice(error) / 255).astype(np.float32) if record.reward_net is not None else None
             columns.append(MontageColumn(title, _slice(mask), error_map, float(dice) if dice else None))
         case_id = self.store.ids[int(index[0])]
         return MontageCase(case_id, _slice(image), None if truth is None else _slice(truth), tuple(columns))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rl4seg.runtime import Runtime
 
 P = ParamSpec("P")
-METRICS = "metrics.json"
+METRICS = "figures.json"
 _active: contextvars.ContextVar[StageEnvironment] = contextvars.ContextVar("stage_environment")
 
 
@@ -107,7 +107,7 @@ class StageContext:
         return self.environment.store.path(ref)
 
     def record(self, **values: float | int | str | bool | None) -> None:
-        """Add figures to the artifact's metrics.json. They must repeat from run to run: no times, no paths."""
+        """Add figures to the artifact's figures.json. They must repeat from run to run: no times, no paths."""
         self.metrics.update(values)
 
 

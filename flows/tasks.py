@@ -176,11 +176,14 @@ def finetune_policy(
     reward_net: RewardNet | None,
     reward_set: RewardSet,
     cases: CaseSet,
+    source: CaseSet | None,
     rules: RuleSet,
     iteration: int,
     seed: int,
 ) -> None:
-    """Fine-tune the policy on the unlabelled target images."""
+    """Fine-tune the policy on the unlabelled target images; ``source`` is replayed where the config asks for it."""
+    from contextlib import ExitStack
+
     from reward_data.case_store import CaseStore
     from reward_data.reward_store import RewardStore
     from rl4seg.policies import load_model
@@ -190,11 +193,11 @@ def finetune_policy(
 
     runtime = ctx.runtime()
     reward = load_reward_model(ctx.path(reward_net), runtime) if reward_net else None
-    with (
-        CaseStore(ctx.path(cases) / "cases.h5") as store,
-        RewardStore(ctx.path(reward_set) / "rewards.h5") as rewards,
-    ):
-        data = target_data(store, rewards, config, derive_seed(seed, iteration), runtime)
+    with ExitStack() as stack:
+        store = stack.enter_context(CaseStore(ctx.path(cases) / "cases.h5"))
+        rewards = stack.enter_context(RewardStore(ctx.path(reward_set) / "rewards.h5"))
+        labelled = stack.enter_context(CaseStore(ctx.path(source) / "cases.h5")) if source else None
+        data = target_data(store, rewards, labelled, config, derive_seed(seed, iteration), runtime)
         model = load_model(ctx.path(policy), runtime)
         figures = finetune(model, reward, data, rules, iteration, ctx.out, ctx.checkpoint, ctx.progress)
     ctx.record(**figures)

@@ -46,23 +46,24 @@ SETTINGS = {
     # losses in dB: from probe to full depth; of the wall on the right; in a shadow
     "attenuation": Setting(4, 1.5, 6, 0, 30),
     "dropout": Setting(2, 2, 10, 0, 24),
-    "shadow": Setting(8, 2, 4, 2, 24),
+    "shadow": Setting(8, 2, 8, 2, 24),
     # shadows per image
-    "shadows": Setting(0.1, 0, 1.0, 0, 4),
+    "shadows": Setting(0.1, 0, 2.0, 0, 4),
     # point spread: standard deviation in beams, in the focus
-    "beam": Setting(0.9, 0.08, 0.9, 0.5, 3.5),
+    "beam": Setting(0.9, 0.08, 1.2, 0.5, 3.5),
     # haze under the probe and noise, as amplitude of wall echoes
     "haze": Setting(0.04, 0.02, 0.5, 0, 2),
     "noise": Setting(0.012, 0.003, 0.02, 0, 0.2),
     # echo strength in dB relative to the wall
     "blood": Setting(-36, 2, 8, -44, -10),
-    "wall": Setting(0, 1, -3, -20, 6),
-    "tissue": Setting(-11, 3, 7, -20, 6),
+    "wall": Setting(0, 1, -2, -20, 6),
+    "tissue": Setting(-11, 3, 2.5, -20, 6),
 }
 
 
 def draw_settings(shift: float, rng: np.random.Generator) -> dict[str, float]:
     """One patient's imaging parameters; ``shift`` 0 is the source domain, 1 the usual target."""
+    shift = shift * float(rng.uniform(1 - 0.75, 1 + 0.75))
     return {name: setting.draw(shift, rng) for name, setting in SETTINGS.items()}
 
 

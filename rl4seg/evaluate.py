@@ -105,7 +105,9 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         names = self.store.class_names
-        self.structures = {name: (value,) for value, name in enumerate(names) if value}
+        self.structures: dict[str, tuple[int, ...]] = {
+            name: (value,) for value, name in enumerate(names) if value
+        }
         self.classes = tuple(self.structures)
         for union, members in self.config.unions.items():
             unknown = [m for m in members if m not in names]
@@ -223,9 +225,13 @@ def evaluate(
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     with h5py.File(out / "maps.h5", "w") as file:
         file.create_dataset("indices", data=np.asarray(indices, np.int64))
-        file.create_dataset("masks", data=np.concatenate([m for m, _ in maps]), compression="gzip", compression_opts=1)
+        file.create_dataset(
+            "masks", data=np.concatenate([m for m, _ in maps]), compression="gzip", compression_opts=1
+        )
         error = np.concatenate([e for _, e in maps])
-        file.create_dataset("error", data=np.rint(error * 255).astype(np.uint8), compression="gzip", compression_opts=1)
+        file.create_dataset(
+            "error", data=np.rint(error * 255).astype(np.uint8), compression="gzip", compression_opts=1
+        )
     return summary
 
 

@@ -35,7 +35,7 @@ from rl4seg.rollout import Rollout, action_log_prob, sample_masks
 from rl4seg.runtime import Runtime, derive_seed, step_generator
 from rl4seg.training import Stateful, run_steps
 
-ORDER, NOISE, INIT, ANCHOR, PERTURB = 21, 22, 23, 24, 25  # branches of the seed tree
+ORDER, NOISE, INIT, ANCHOR, PERTURB, REPLAY = 21, 22, 23, 24, 25, 26  # branches of the seed tree
 
 
 class Minibatch(NamedTuple):
@@ -48,7 +48,7 @@ class Minibatch(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """Accepted predictions as supervised targets: images (B, C, *S) and masks (B, *S) int64."""
+    """Accepted predictions, and source images, as supervised targets: images (B, C, *S), masks (B, *S) int64."""
 
     images: Tensor
     masks: Tensor
@@ -199,9 +199,13 @@ class TargetData:
     config: PPOConfig
     seed: int
     runtime: Runtime
+    source: CaseStore | None = None
 
     def __post_init__(self) -> None:
         self.anchors = self.rewards.anchors()
+        self.replayed = np.zeros(0, np.int64)
+        if self.source is not None and self.config.source_replay:
+            self.replayed = self.source.indices("train", labelled=True)
         self.image_of_case = {self.rewards.case_ids[int(i)]: int(i) for i in self.anchors}
 
     def minibatch(self, index: int) -> Minibatch:
@@ -220,19 +224,33 @@ class TargetData:
 
     def anchor_batches(self, index: int) -> list[Anchor]:
         """One augmented anchor batch per update of round ``index``; none where the anchor is switched off."""
-        if not self.config.anchor_weight or len(self.anchors) == 0:
+        if not self.config.anchor_weight or len(self.anchors) + len(self.replayed) == 0:
             return []
         return [self._anchor(index * self.config.updates + j) for j in range(self.config.updates)]
 
     def _anchor(self, number: int) -> Anchor:
-        chosen = self.anchors[
-            batch_indices(len(self.anchors), self.config.anchor_batch, number, self.seed, ANCHOR)
-        ]
-        images = self.runtime.tensor(self.rewards.anchor_images(chosen))
-        masks = self.runtime.tensor(self.rewards.truths(chosen), torch.long)
+        """Accepted predictions and replayed source images of update ``number``, augmented."""
+        images, masks = [], []
+        if len(self.anchors):
+            chosen = self.anchors[
+                batch_indices(len(self.anchors), self.config.anchor_batch, number, self.seed, ANCHOR)
+            ]
+            images.append(self.rewards.anchor_images(chosen))
+            masks.append(self.rewards.truths(chosen))
+        if self.source is not None and len(self.replayed):
+            chosen = self.replayed[
+                batch_indices(len(self.replayed), self.config.source_replay, number, self.seed, REPLAY)
+            ]
+            images.append(self.source.images(chosen))
+            masks.append(self.source.labels(chosen))
         generator = torch.Generator().manual_seed(derive_seed(self.seed, ANCHOR, number))
-        images, (masks,) = augment(self.config.anchor_augment, images, (masks,), generator)
-        return Anchor(images, masks)
+        moved, (labels,) = augment(
+            self.config.anchor_augment,
+            self.runtime.tensor(np.concatenate(images)),
+            (self.runtime.tensor(np.concatenate(masks), torch.long),),
+            generator,
+        )
+        return Anchor(moved, labels)
 
 
 def _learner(
@@ -288,7 +306,7 @@ def finetune(
     config, seed = data.config, data.seed
     if len(data.indices) == 0:
         raise DataError("the target has no training image; check target.path and its split column")
-    if config.policy_weight == 0 and len(data.anchors) == 0:
+    if config.policy_weight == 0 and len(data.anchors) + len(data.replayed) == 0:
         raise DataError(
             "PPO is off and no prediction was accepted as anchor: nothing to learn from; loosen the rules"
         )
@@ -318,7 +336,12 @@ def finetune(
 
 
 def target_data(
-    store: CaseStore, rewards: RewardStore, config: PPOConfig, seed: int, runtime: Runtime
+    store: CaseStore,
+    rewards: RewardStore,
+    source: CaseStore | None,
+    config: PPOConfig,
+    seed: int,
+    runtime: Runtime,
 ) -> TargetData:
-    """The training images of an unlabelled target store and the accepted predictions of a reward dataset."""
-    return TargetData(store, store.indices("train"), rewards, config, seed, runtime)
+    """Training images of an unlabelled target, its accepted predictions, and the labelled source where there is one."""
+    return TargetData(store, store.indices("train"), rewards, config, seed, runtime, source)

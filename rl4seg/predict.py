@@ -27,7 +27,11 @@ class Predictions:
         with h5py.File(path, "w") as file:
             file.create_dataset("indices", data=self.indices)
             file.create_dataset(
-                "masks", data=self.masks, chunks=(1, *self.masks.shape[1:]), compression="gzip", compression_opts=1
+                "masks",
+                data=self.masks,
+                chunks=(1, *self.masks.shape[1:]),
+                compression="gzip",
+                compression_opts=1,
             )
             file.create_dataset("confidence", data=self.confidence)
 

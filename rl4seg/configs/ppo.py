@@ -81,6 +81,12 @@ class PPOConfig(Config):
         description="Weight of Dice + cross-entropy on the accepted predictions; 0 = no anchor.",
     )
     anchor_batch: int = Field(default=16, ge=1, description="Accepted images per update.")
+    source_replay: int = Field(
+        default=0,
+        ge=0,
+        description="Labelled source images beside the accepted ones in every update, where there is a source: what "
+        "keeps self-training from drifting. 0 = none.",
+    )
     anchor_augment: AugmentConfig | None = Field(
         default=AugmentConfig(), description="Augmentation of the anchor; null = none."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -13,7 +14,7 @@ from tests.reward_data.test_anatomy import ventricle
 def main() -> None:
     masks = [ventricle(256, np.random.default_rng([1, index])) for index in range(20)]
     begun = time.process_time()
-    for a, b in zip(masks, masks[1:], strict=False):
+    for a, b in itertools.pairwise(masks):
         for values in ((1,), (2,), (1, 2)):
             surface_distances(np.isin(a, values), np.isin(b, values), (1.0, 1.0))
     per_mask = (time.process_time() - begun) / (len(masks) - 1) * 1e3

@@ -1,10 +1,13 @@
-"""The Prefect server of the flow tests: started once per session, only for tests that ask for it."""
+"""What the flow tests share: a Prefect server for flows of the test process, and one undisturbed run in real processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.flows import tiny
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +21,16 @@ def prefect_server() -> Iterator[None]:
 
         with prefect_test_harness(server_startup_timeout=60):
             yield
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> tiny.Workshop:
+    """The tiny config with its data, and a PREFECT_HOME, for real runs."""
+    folder: Path = tmp_path_factory.mktemp("tiny")
+    return tiny.Workshop(tiny.write_config(folder / "data"), folder)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(workshop: tiny.Workshop) -> tiny.Run:
+    """The tiny config, run once from start to end in a store of its own."""
+    return workshop.start("undisturbed").wait()

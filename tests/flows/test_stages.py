@@ -89,7 +89,7 @@ def test_a_second_call_runs_nothing(here: StageEnvironment) -> None:
     assert [type(ref) for ref in first] == [CaseSet, Policy, Evaluation]
     assert first[1].made_from == (first[0].digest,)
     assert (here.store.path(first[2]) / "score.txt").read_text() == "score 6.0"
-    assert json.loads((here.store.path(first[1]) / "metrics.json").read_text()) == {"value": 6.0}
+    assert json.loads((here.store.path(first[1]) / "figures.json").read_text()) == {"value": 6.0}
 
 
 def test_equal_runs_in_two_stores_have_equal_digests(here: StageEnvironment, tmp_path: Path) -> None:

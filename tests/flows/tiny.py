@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import yaml
 NETWORK = {"name": "basic_unet", "features": [4, 4, 8, 8, 8, 4], "fold": 1}
 LABELS = {"names": ["background", "disc", "ring"]}
 REWARD_STEPS = 30
-PPO_EPOCHS, PPO_BATCH = 6, 4
+PPO_EPOCHS, PPO_BATCH = 5, 4
 TRAINING_IMAGES = 12  # of 16 in the target, the others are in imagesTs
 PPO_ROUNDS = PPO_EPOCHS * TRAINING_IMAGES // PPO_BATCH
 START_SECONDS = 90.0  # Prefect's start on a busy machine, at the very most
@@ -88,7 +87,7 @@ def write_config(folder: Path) -> Path:
         "preprocess": {"shape": [32, 32]},
         "rules": str(folder / "rules.yaml"),
         "policy": {"network": NETWORK},
-        "source_training": {"steps": 60, "batch_size": 8, "learning_rate": 0.01, "checkpoint_seconds": 0},
+        "source_training": {"steps": 40, "batch_size": 8, "learning_rate": 0.02, "checkpoint_seconds": 0},
         "shape_components": 4,
         "synthesis": {"agreement": 0.0, "chunk": 1},
         "reward_net": {"network": NETWORK, "steps": REWARD_STEPS, "batch_size": 8, "checkpoint_seconds": 0},
@@ -123,6 +122,7 @@ class Run:
     started: float
     said: str = ""
     seconds: float = 0.0
+    ended: list[dict[str, Any]] | None = None
 
     @property
     def folder(self) -> Path:
@@ -130,12 +130,14 @@ class Run:
         return self.output / self.name
 
     def rows(self) -> list[dict[str, Any]]:
-        """The stages so far, as lineage.json has them; none before the run has begun."""
+        """The stages so far, as lineage.json has them; kept at the end, as the next run of that name begins anew."""
         file = self.folder / "lineage.json"
-        if not file.exists():
-            return []
+        if self.ended is not None or not file.exists():
+            return self.ended or []
         lineage = json.loads(file.read_text())
-        rows: list[dict[str, Any]] = lineage["stages"] if lineage["process"]["pid"] == self.process.pid else []
+        rows: list[dict[str, Any]] = (
+            lineage["stages"] if lineage["process"]["pid"] == self.process.pid else []
+        )
         return rows
 
     def status(self) -> dict[str, str]:
@@ -158,37 +160,70 @@ class Run:
         """Wait for the end; the exit code has to be 0."""
         self.said, _ = self.process.communicate(timeout=3 * START_SECONDS)
         self.seconds = time.monotonic() - self.started
+        self.ended = self.rows()
         assert self.process.returncode == 0, self.said
         assert "Traceback" not in self.said, self.said
         return self
 
-    def kill_when(self, ready: Callable[[], bool]) -> None:
-        """`kill -9` of the run, and of nothing else, as soon as ``ready``; its server has to end by itself."""
-        while not ready():
-            assert self.process.poll() is None, f"ended before it could be killed:\n{self.process.stdout.read()}"  # type: ignore[union-attr]
+    def kill_in(self, label: str, files: int = 5) -> Path:
+        """`kill -9` of the run, and of nothing else, in a stage that has written some checkpoints.
+
+        Returns the folder of the checkpoint. The run's server has to end by itself.
+        """
+        seen: set[tuple[str, int]] = set()
+        checkpoint: Path | None = None
+        while len(seen) < files:
+            assert self.process.poll() is None, (
+                f"ended before it could be killed:\n{self.process.communicate()}"
+            )
             assert time.monotonic() < self.started + 2 * START_SECONDS, "never came so far"
-            time.sleep(0.001)
+            time.sleep(0.002)
+            if checkpoint is None:
+                running = [row for row in self.rows() if (row["label"], row["status"]) == (label, "running")]
+                checkpoint = self.store / "_checkpoints" / running[0]["key"] if running else None
+            else:
+                seen |= {
+                    (f.name, f.stat().st_mtime_ns) for f in checkpoint.glob("*") if is_checkpoint(f.name)
+                }
+        assert checkpoint is not None
         children = child_processes(self.process.pid)
         self.process.send_signal(signal.SIGKILL)
         self.said, _ = self.process.communicate()
+        self.ended = self.rows()
         until = time.monotonic() + 15
         while left := [pid for pid in children if is_alive(pid)]:
             assert time.monotonic() < until, f"processes left behind by kill -9: {left}"
             time.sleep(0.1)
         assert children, "the run had no server"
+        assert self.status()[label] == "running", "the stage had ended already"
+        return checkpoint
 
 
-def start(config: Path, output: Path, home: Path, *overrides: str, name: str = "tiny") -> Run:
-    """Start ``rl4seg run`` with its store in ``output``/store and Prefect's records in ``home``."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    command = [
-        str(Path(sys.executable).with_name("rl4seg")), "run", str(config), f"name={name}", f"output={output}", *overrides,
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    return Run(process, output, name, output / "store", time.monotonic())
+@dataclass(frozen=True)
+class Workshop:
+    """Where runs of one config happen; all keep their Prefect records in one place, like those of one user."""
+
+    config: Path
+    folder: Path
+
+    def start(self, output: str, *overrides: str, name: str = "tiny", **environment: str) -> Run:
+        """Start ``rl4seg run``; runs of one ``output`` share its store."""
+        place = self.folder / output
+        command = [
+            str(Path(sys.executable).with_name("rl4seg")), "run", str(self.config), f"name={name}", f"output={place}",
+            *overrides,
+        ]  # fmt: skip
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        own = {"PREFECT_HOME": str(self.folder / "prefect"), "OMP_NUM_THREADS": "1", **environment}
+        process = subprocess.Popen(
+            command, env=inherited | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        return Run(process, place, name, place / "store", time.monotonic())
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a file of a checkpoint folder is finished: a part of a synthesis, or the state of a training."""
+    return name == "state.pt" or (name.startswith("part-") and name.endswith(".h5"))
 
 
 def child_processes(pid: int) -> list[int]:

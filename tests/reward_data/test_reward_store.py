@@ -15,7 +15,6 @@ from reward_data.distortions import Contrast, Distortion, Identity, Noise, Swap,
 from reward_data.errors import ArtifactError, DataError
 from reward_data.mask_damage import Affine, Damage, Morph, Warp
 from reward_data.reward_store import ImageEntry, RewardStore, RewardStoreWriter, merge
-from reward_data.types import UInt8
 
 SHAPE = (6, 5)
 CORRECTED = Correction(steps=("fill_holes",), closing_radius=0.05)
@@ -202,25 +201,6 @@ def test_an_image_takes_its_place_once_however_many_examples(tmp_path: Path) -> 
             assert np.array_equal(np.rint(store.anchor_images(np.array([0]))[0] * 255), image)
     assert image.size < sizes[0]
     assert sizes[1] - sizes[0] < image.size / 2  # nowhere near a second copy, let alone 29
-
-
-def test_equal_bytes_whatever_was_packed_before(tmp_path: Path) -> None:
-    """A packer must not look into what its last call left in memory, as lzf does."""
-    rng = np.random.default_rng(0)
-
-    def write(name: str, image: UInt8) -> bytes:
-        truth = (image[0] > 20).astype(np.uint8)
-        with RewardStoreWriter(tmp_path / name, 1, (64, 64)) as writer:
-            for number in range(6):
-                turned = np.ascontiguousarray(np.rot90(image, number, (1, 2)))
-                writer.add(ImageEntry(f"c{number}", "train", True, turned, truth), [(Identity(), truth)])
-        return (tmp_path / name).read_bytes()
-
-    same, contents = (rng.random((1, 64, 64)) ** 4 * 255).astype(np.uint8), set()
-    for _ in range(20):
-        write("other.h5", (rng.random((1, 64, 64)) ** rng.uniform(1, 9) * 255).astype(np.uint8))
-        contents.add(write("same.h5", same))
-    assert len(contents) == 1
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ RULES = load_rules("lv_myo")
 COUNT = 14
 LEVELS = np.array([0.0, 1.0, 0.5])  # grey value of background, lv, myo
 CONFIG = SynthesisConfig(chunk=4, agreement=0.9)
+KINDS = {
+    "identity", "swap", "weight_noise", "contrast", "noise", "morph", "warp", "affine", "damage", "correction"
+}  # fmt: skip
 
 
 def case(index: int) -> Case:
@@ -122,7 +125,8 @@ def test_a_valid_mask_that_disagrees_with_the_prior_is_not_accepted(store: CaseS
 
 
 def test_every_example_replays_exactly(store: CaseStore, tmp_path: Path) -> None:
-    run(store, tmp_path)
+    summary = run(store, tmp_path)
+    assert set(summary["examples"]) == KINDS  # none is left untested
     masks = dict(zip(store.ids, predictions(store), strict=True))
     images = dict(zip(store.ids, store.images(np.arange(COUNT)), strict=True))
     with RewardStore(tmp_path / "rewards.h5") as rewards:
@@ -210,8 +214,6 @@ def test_examples_depend_on_neither_chunks_nor_order(store: CaseStore, tmp_path:
             return {
                 name: (rewards.provenance(n).model_dump_json(), everything[n].tobytes())
                 for n, name in enumerate(rewards.ids)
-                if rewards.provenance(n).kind
-                != "swap"  # partners are drawn from a list in the order of the cases
             }
 
     run(store, tmp_path / "a")
@@ -269,3 +271,87 @@ def test_phantom_cases_through_the_real_chain(tmp_path: Path) -> None:
     with RewardStore(tmp_path / "rewards.h5") as rewards:
         sigmas = {r.sigma for r in map(rewards.provenance, range(len(rewards))) if isinstance(r, WeightNoise)}
         assert sigmas == {0.005, 0.01, 0.015, 0.02}
+
+
+def splits(path: Path) -> dict[str, str]:
+    with RewardStore(path) as rewards:
+        return dict(zip(rewards.case_ids, rewards.image_splits))
+
+
+def test_the_validation_patients_do_not_depend_on_what_is_accepted(store: CaseStore, tmp_path: Path) -> None:
+    """Cases that a better policy adds in a later iteration must not move a patient to the other side."""
+    masks = store.labels(np.arange(COUNT))
+    run(store, tmp_path / "all", masks=masks, prior=None)
+    every = splits(tmp_path / "all" / "rewards.h5")
+    assert len(every) == COUNT
+    # seven patients at .2: round(1.4) = 1 of them, with its two images
+    assert sorted(every.values()).count("val") == 2
+    for number, empty in enumerate((range(0, COUNT, 2), range(5), range(9, COUNT))):
+        fewer, folder = masks.copy(), tmp_path / str(number)
+        fewer[list(empty)] = 0  # neither accepted nor, without a prior, corrected
+        run(store, folder, masks=fewer, prior=None)
+        found = splits(folder / "rewards.h5")
+        assert set(found) == {store.ids[i] for i in range(COUNT) if i not in empty}
+        assert found == {name: every[name] for name in found}
+    run(store, tmp_path / "seed", masks=masks, prior=None, seed=8)
+    assert splits(tmp_path / "seed" / "rewards.h5") == every
+
+
+@pytest.mark.parametrize(
+    ("family", "kinds"),
+    [
+        ("identity", {"identity"}),
+        ("swap", {"swap"}),
+        ("model", {"weight_noise"}),
+        ("image", {"contrast", "noise"}),
+        ("morphology", {"morph"}),
+        ("warp", {"warp", "affine"}),
+        ("damage", {"damage"}),
+        (None, {"correction"}),
+    ],
+)
+def test_a_switch_takes_its_own_kinds_away(
+    store: CaseStore, tmp_path: Path, family: str | None, kinds: set[str]
+) -> None:
+    off = DistortionConfig.model_validate({family: {"enabled": False}} if family else {})
+    config = CONFIG.model_copy(update={"distortions": off, "corrections": family is not None})
+    assert set(run(store, tmp_path, config)["examples"]) == KINDS - kinds
+
+
+class Forgetful:
+    """A prior that reproduces every class but one, of which it sees nothing."""
+
+    num_classes = 3
+    mean = components = deviations = np.zeros(1, np.float32)
+
+    def __init__(self, forgotten: int) -> None:
+        self.forgotten = forgotten
+
+    def reconstruct(self, mask: np.ndarray) -> np.ndarray:
+        return np.where(mask == self.forgotten, 0, mask).astype(np.uint8)
+
+
+@pytest.mark.parametrize("forgotten", [1, 2])
+def test_every_class_has_to_agree_with_the_prior(store: CaseStore, tmp_path: Path, forgotten: int) -> None:
+    masks = store.labels(np.arange(COUNT))
+    config = CONFIG.model_copy(update={"corrections": False})
+    with pytest.raises(DataError, match="no mask agrees with the shape prior"):
+        run(store, tmp_path, config, masks=masks, prior=Forgetful(forgotten))
+    assert run(store, tmp_path, config, masks=masks, prior=Forgetful(3))["accepted"] == 1
+
+
+def test_the_most_broken_rules_are_named_first(store: CaseStore, tmp_path: Path) -> None:
+    """Without any foreground both classes are missing; 4 of 14 masks keep the LV, so that one is missing less often."""
+    masks = np.zeros((COUNT, 64, 64), np.uint8)
+    masks[:4] = np.where(store.labels(np.arange(4)) == 1, 1, 0)
+    with pytest.raises(
+        DataError, match=r"broken most: present\(myo\) \(14 of 14\), present\(lv\) \(10 of 14\)"
+    ):
+        run(store, tmp_path, masks=masks, prior=None)
+
+
+def test_a_case_that_is_predicted_twice_is_refused(store: CaseStore, tmp_path: Path) -> None:
+    masks = store.labels(np.arange(COUNT))
+    with pytest.raises(DataError, match="'c00' is in the reward dataset already"):
+        run(store, tmp_path, indices=np.array([0, 1, 0]), masks=masks[[0, 1, 0]])
+    assert not (tmp_path / "rewards.h5").exists()
