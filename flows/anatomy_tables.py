@@ -12,7 +12,7 @@ from flows.console import console
 from reward_data.anatomy import RuleSet, load_rules, rules_to_yaml
 from reward_data.anatomy_fit import AcceptanceTable, CaseMask, check_folder, fit_folder
 from reward_data.errors import ConfigError, DataError
-from reward_data.formats import ENDINGS, ending, read_image, read_labels, stem
+from reward_data.formats import ENDINGS, atomic_file, ending, read_image, read_labels, stem
 from reward_data.types import LabelMap
 
 
@@ -79,12 +79,17 @@ def print_acceptance(folder: Path, rules_name: str, merge: list[str]) -> Accepta
 def fit_rules(
     folder: Path, rules_name: str, merge: list[str], acceptance: float, margin: float, out: Path | None
 ) -> None:
-    """Print or write the rule set with fitted thresholds."""
+    """Print or write the rule set with fitted thresholds.
+
+    Raises:
+        DataError: the folder or a mask cannot be read, ``acceptance`` cannot be reached, or ``out`` not be written.
+    """
     rules = load_rules(rules_name)
     fitted = fit_folder(masks(folder, label_map(rules, merge)), rules, acceptance, margin)
     text = rules_to_yaml(fitted)
     if out is None:
         console().print(text, highlight=False, soft_wrap=True)
         return
-    out.write_text(text, encoding="utf-8")
+    with atomic_file(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     console().print(f"wrote {out}; use it by rules={out}", highlight=False)

@@ -28,7 +28,7 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, e.g. seed=1 ppo.epochs=2 target.path=DIR")
 ]
 Run = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")]
-Folder = Annotated[Path, typer.Argument(help="nnU-Net raw folder, CSV manifest, or folder of label files.")]
+Folder = Annotated[Path, typer.Argument(help="nnU-Net raw folder, or folder of label files.")]
 Rules = Annotated[str, typer.Option(help="A shipped rule set (lv_myo, lv_myo_public) or a YAML file.")]
 Merge = Annotated[list[str] | None, typer.Option(help="Native label merged into a class, e.g. --merge 3=0.")]
 
@@ -73,10 +73,10 @@ def demo(overrides: Overrides = None) -> None:
 @app.command()
 def phantom(
     out: Annotated[Path, typer.Argument(help="Folder to create; gets two nnU-Net raw datasets.")],
-    cases: Annotated[int, typer.Option(help="Images per domain.")] = 100,
-    size: Annotated[int, typer.Option(help="Rows and columns of an image.")] = 128,
-    shift: Annotated[float, typer.Option(help="Size of the domain shift, 0 (none) to 2.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    cases: Annotated[int, typer.Option(min=1, help="Images per domain.")] = 100,
+    size: Annotated[int, typer.Option(min=32, help="Rows and columns of an image.")] = 128,
+    shift: Annotated[float, typer.Option(min=0, max=2, help="Size of the domain shift, 0 = none.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
 ) -> None:
     """Write the two-domain ultrasound phantom as nnU-Net raw folders: a labelled source and an unlabelled target."""
     from reward_data.phantom import PhantomConfig
@@ -125,7 +125,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for cases.csv and summary.json.")] = None,
     iteration: Annotated[
-        int | None, typer.Option(help="Iteration of the loop, 0 = source; default: the last.")
+        int | None, typer.Option(min=0, help="Iteration of the loop, 0 = source; default: the last.")
     ] = None,
 ) -> None:
     """Score a run's policy on a dataset: Dice, distances, validity, per case and in sum."""
@@ -148,10 +148,10 @@ def fit(
     rules: Rules = "lv_myo",
     merge: Merge = None,
     acceptance: Annotated[
-        float, typer.Option(help="Share of the masks that the fitted set accepts.")
+        float, typer.Option(min=0, max=1, help="Share of the masks that the fitted set accepts.")
     ] = 0.995,
     margin: Annotated[
-        float, typer.Option(help="Widen every threshold by this share of the values' range.")
+        float, typer.Option(min=0, help="Widen every threshold by this share of the values' range.")
     ] = 0.05,
     out: Annotated[Path | None, typer.Option(help="Write the rule set here; default: print it.")] = None,
 ) -> None:

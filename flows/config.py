@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, model_validator
 
 from flows.config_base import RunConfig
@@ -81,12 +79,10 @@ class AutoIterationConfig(RunConfig):
             raise ValueError(
                 "no source and no policy.checkpoint: give a labelled source dataset or a trained policy to start from"
             )
-        if self.policy.checkpoint is not None and not Path(self.policy.checkpoint).exists():
-            raise ValueError(f"policy.checkpoint={self.policy.checkpoint}: no such file or folder")
         if self.source is not None and self.source.labels.names != self.target.labels.names:
             raise ValueError(
                 f"source.labels.names {self.source.labels.names} and target.labels.names {self.target.labels.names} "
-                "differ; both domains need the same classes"
+                "differ, but both domains need the same classes; merge what only one of them has by labels.merge"
             )
         return self
 

@@ -15,6 +15,8 @@ from flows.store import ArtifactStore, Policy
 from reward_data.errors import ArtifactError
 from reward_data.readers import DatasetConfig
 
+CONFIG = "config.yaml"
+
 
 def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iteration: int | None) -> Path:
     """Score the policy of ``iteration`` (default: the last) and write ``cases.csv`` and ``summary.json``.
@@ -22,15 +24,17 @@ def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iterat
     Returns the folder written: ``out``, or ``evaluation`` inside the run folder.
 
     Raises:
-        ArtifactError: the run has no such policy.
+        ArtifactError: there is no such run, or it has no such policy.
+        DataError: the dataset cannot be read.
     """
-    config = load_config(str(run_folder / "config.yaml"), [], AutoIterationConfig)
+    if not (run_folder / CONFIG).is_file():
+        raise ArtifactError(f"{run_folder}: no {CONFIG} here; give the folder of a run, e.g. runs/NAME")
+    config = load_config(str(run_folder / CONFIG), [], AutoIterationConfig)
     number, policy = find_policy(run_folder, ArtifactStore(config.store_folder), iteration)
     target = config.target
     if dataset is not None:
         target = target.model_copy(update={"path": dataset, "format": "auto", "phantom": None})
     folder = out or run_folder / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
     row = _score(config, target, policy, folder).model_copy(update={"iteration": number})
     console().print(result_table((row,), "mm" if target.spacing_known else "px (spacing unknown)"))
     console().print(f"per case: {folder / 'cases.csv'}", highlight=False, soft_wrap=True)
@@ -75,6 +79,7 @@ def _score(config: AutoIterationConfig, target: DatasetConfig, policy: Path, fol
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "cases.h5"
         import_cases(read_cases(target), count_cases(target), config.preprocess, target.labels, path)
+        folder.mkdir(parents=True, exist_ok=True)
         with CaseStore(path) as store:
             evaluator = Evaluator(
                 model, model, None, config.rule_set(), store, config.evaluation, 0.0, runtime

@@ -17,12 +17,16 @@ def execute(config: AutoIterationConfig) -> Path:
     Raises:
         Rl4SegError: as the failing stage did.
     """
-    from flows.prefect_settings import embedded_server
+    from flows import preflight
+
+    preflight.check(config)  # what can be refused without Prefect is refused without waiting for it
+    from flows.prefect_settings import embedded_server, quiet_user_errors
 
     with embedded_server() as ready:
         from flows.auto_iteration import auto_iteration
 
         ready()
+        quiet_user_errors()
         auto_iteration(config)
     return show(config.run_folder)
 

@@ -20,6 +20,7 @@ Complex64 = npt.NDArray[np.complex64]
 
 DEPTHS, BEAMS = 192, 112
 PROBE_Y, RANGE, HALF_ANGLE = 0.02, 0.96, 0.64
+SEVERITY = 0.75  # the shift of a patient is drawn in (1 +- this) of the domain's
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ SETTINGS = {
     "dropout": Setting(2, 2, 10, 0, 24),
     "shadow": Setting(8, 2, 8, 2, 24),
     # shadows per image
-    "shadows": Setting(0.1, 0, 2.0, 0, 4),
+    "shadows": Setting(0.1, 0, 2.0, 0, 5),
     # point spread: standard deviation in beams, in the focus
     "beam": Setting(0.9, 0.08, 1.2, 0.5, 3.5),
     # haze under the probe and noise, as amplitude of wall echoes
@@ -62,8 +63,11 @@ SETTINGS = {
 
 
 def draw_settings(shift: float, rng: np.random.Generator) -> dict[str, float]:
-    """One patient's imaging parameters; ``shift`` 0 is the source domain, 1 the usual target."""
-    shift = shift * float(rng.uniform(1 - 0.75, 1 + 0.75))
+    """One patient's imaging parameters; ``shift`` 0 is the source domain, 1 the usual target.
+
+    How far a patient is shifted varies: some image almost as in the source, others far worse.
+    """
+    shift = shift * float(rng.uniform(1 - SEVERITY, 1 + SEVERITY))
     return {name: setting.draw(shift, rng) for name, setting in SETTINGS.items()}
 
 

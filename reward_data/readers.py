@@ -73,6 +73,11 @@ class DatasetConfig(Config):
                 raise ValueError(f"group_pattern is not a regular expression: {error}") from error
             if groups < 1:
                 raise ValueError(f"group_pattern {self.group_pattern!r} needs brackets around the patient")
+        if self.format == "phantom" and self.path is not None:
+            raise ValueError(
+                f"path={self.path} is given, but format=phantom reads no files; set format=auto to read them, or leave "
+                "the path out"
+            )
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm {self.spacing_mm} must be positive")
         if self.validation_fraction + self.test_fraction >= 1:
@@ -95,7 +100,7 @@ class CaseFiles:
 
 def count_cases(config: DatasetConfig) -> int:
     """How many cases ``read_cases`` will give; checks the listing, reads no image."""
-    return _phantom(config).cases if _is_phantom(config) else len(list_cases(config))
+    return _phantom(config).cases if is_phantom(config) else len(list_cases(config))
 
 
 def read_cases(config: DatasetConfig) -> Iterator[Case]:
@@ -103,7 +108,7 @@ def read_cases(config: DatasetConfig) -> Iterator[Case]:
 
     Raises: DataError for whatever is wrong with the folder, the listing or a file, naming it.
     """
-    if _is_phantom(config):
+    if is_phantom(config):
         return _simulate(_phantom(config), config)
     return (_read(files, config) for files in list_cases(config))
 
@@ -134,7 +139,8 @@ def list_cases(config: DatasetConfig) -> tuple[CaseFiles, ...]:
     return _limit(tuple(replace(files, split=split) for files, split in zip(grouped, assigned)), config)
 
 
-def _is_phantom(config: DatasetConfig) -> bool:
+def is_phantom(config: DatasetConfig) -> bool:
+    """Whether the cases are simulated, not read."""
     return config.format == "phantom" or (
         config.format == "auto" and config.path is None and config.phantom is not None
     )

@@ -1,4 +1,4 @@
-"""What the flow tests share: a Prefect server for flows of the test process, and one undisturbed run in real processes."""
+"""What the flow tests share: a Prefect server for flows in the test process, and one undisturbed run in another."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from flows.report import read_metrics
 from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY
 from tests.flows import tiny
 
-pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.xdist_group("flow")]
+pytestmark = [pytest.mark.flow, pytest.mark.xdist_group("flow")]
 CACHED_SECONDS = 20.0  # the limit for a run that has nothing to do
 ONE_ITERATION = ("iterations=1", "controls.ppo_off=false", "controls.logit_bias=false")
 

@@ -15,7 +15,6 @@ from tests.flows import tiny
 
 pytestmark = [
     pytest.mark.flow,
-    pytest.mark.slow,
     pytest.mark.xdist_group("flow"),
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc and inotify what processes and files do"),
 ]

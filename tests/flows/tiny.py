@@ -243,14 +243,17 @@ def is_alive(pid: int) -> bool:
 
 
 class Arrivals:
-    """Counts the files that are renamed into a folder, by asking the kernel (inotify): none is missed, none guessed."""
+    """Counts the files that are renamed into a folder, by asking the kernel (inotify): none is missed, none guessed.
 
-    MOVED_TO = 0x80
+    Departures are asked for as well: the kernel takes equal events in a row for one.
+    """
+
+    MOVED_FROM, MOVED_TO = 0x40, 0x80
 
     def __init__(self, folder: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         self._stream = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        watch = libc.inotify_add_watch(self._stream, os.fsencode(folder), self.MOVED_TO)
+        watch = libc.inotify_add_watch(self._stream, os.fsencode(folder), self.MOVED_FROM | self.MOVED_TO)
         if min(self._stream, watch) < 0:
             raise OSError(ctypes.get_errno(), f"{folder} cannot be watched")
 

@@ -336,8 +336,8 @@ def test_every_class_has_to_agree_with_the_prior(store: CaseStore, tmp_path: Pat
     masks = store.labels(np.arange(COUNT))
     config = CONFIG.model_copy(update={"corrections": False})
     with pytest.raises(DataError, match="no mask agrees with the shape prior"):
-        run(store, tmp_path, config, masks=masks, prior=Forgetful(forgotten))
-    assert run(store, tmp_path, config, masks=masks, prior=Forgetful(3))["accepted"] == 1
+        run(store, tmp_path / "forgets", config, masks=masks, prior=Forgetful(forgotten))
+    assert run(store, tmp_path / "knows", config, masks=masks, prior=Forgetful(3))["accepted"] == 1
 
 
 def test_the_most_broken_rules_are_named_first(store: CaseStore, tmp_path: Path) -> None:
