@@ -46,19 +46,19 @@ SETTINGS = {
     "gamma": Setting(1.0, 0.06, 0.2, 0.7, 2.0),
     # losses in dB: from probe to full depth; of the wall on the right; in a shadow
     "attenuation": Setting(4, 1.5, 6, 0, 30),
-    "dropout": Setting(2, 2, 10, 0, 24),
+    "dropout": Setting(2, 2, 12, 0, 26),
     "shadow": Setting(8, 2, 8, 2, 24),
     # shadows per image
-    "shadows": Setting(0.1, 0, 2.0, 0, 5),
+    "shadows": Setting(0.1, 0, 2.4, 0, 5),
     # point spread: standard deviation in beams, in the focus
-    "beam": Setting(0.9, 0.08, 1.2, 0.5, 3.5),
+    "beam": Setting(0.9, 0.08, 1.5, 0.5, 4.5),
     # haze under the probe and noise, as amplitude of wall echoes
-    "haze": Setting(0.04, 0.02, 0.5, 0, 2),
+    "haze": Setting(0.04, 0.02, 0.7, 0, 2),
     "noise": Setting(0.012, 0.003, 0.02, 0, 0.2),
     # echo strength in dB relative to the wall
     "blood": Setting(-36, 2, 8, -44, -10),
-    "wall": Setting(0, 1, -2, -20, 6),
-    "tissue": Setting(-11, 3, 2.5, -20, 6),
+    "wall": Setting(0, 1, -1, -20, 6),
+    "tissue": Setting(-11, 3, 0.5, -20, 6),
 }
 
 

@@ -50,12 +50,9 @@ class RewardExamples:
 
     def read(self, pairs: Int64) -> tuple[Float32, UInt8, Bool]:
         """Images (B, C, *S), proposed masks (B, *S) and errors (B, *S) of (store, example) pairs."""
-        single = [(self.stores[n], np.array([i])) for n, i in pairs.tolist()]
-        return (
-            np.concatenate([store.images(i) for store, i in single]),
-            np.concatenate([store.proposed(i) for store, i in single]),
-            np.concatenate([store.errors(i) for store, i in single]),
-        )
+        rows = [self.stores[n].read(np.array([i])) for n, i in pairs.tolist()]
+        images, proposed, errors = zip(*rows, strict=True)
+        return np.concatenate(images), np.concatenate(proposed), np.concatenate(errors)
 
 
 def reward_input(images: Tensor, masks: Tensor, num_classes: int) -> Tensor:
