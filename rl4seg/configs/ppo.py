@@ -82,7 +82,7 @@ class PPOConfig(Config):
     )
     anchor_batch: int = Field(default=16, ge=1, description="Accepted images per update.")
     source_replay: int = Field(
-        default=0,
+        default=16,
         ge=0,
         description="Labelled source images beside the accepted ones in every update, where there is a source: what "
         "keeps self-training from drifting. 0 = none.",
