@@ -5,7 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ("bench_anatomy", "bench_reward_store", "bench_metrics", "bench_ppo")
+MODULES = (
+    "bench_anatomy",
+    "bench_reward_store",
+    "bench_synthesis",
+    "bench_metrics",
+    "bench_networks",
+    "bench_ppo",
+)
 
 
 def main() -> int:
