@@ -49,7 +49,7 @@ def measure(name: str, network: NetworkConfig, precision: str) -> None:
 
     print(
         f"{name}, {precision}, 256x256: forward {4 / core_seconds(forward):.1f}, forward+backward "
-        f"{4 / core_seconds(train):.1f} images per core-s; reward-net step of 16: {core_seconds(reward_step):.1f} core-s"
+        f"{4 / core_seconds(train):.1f} images per core-s; reward-net step: {core_seconds(reward_step):.1f} core-s"
     )
 
 

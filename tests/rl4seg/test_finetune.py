@@ -101,7 +101,10 @@ def test_shrink_and_perturb_starts_the_second_iteration(discs: Path, rewards: Pa
     config = CONFIG.model_copy(update={"shrink_perturb": ShrinkPerturb(), "learning_rate": 1e-12})
     first = tune(discs, rewards, tmp_path / "1", config, iteration=1)
     second = tune(discs, rewards, tmp_path / "2", config, iteration=2)
-    sizes = [sum(float(p.detach().abs().sum()) for p in m.network.parameters() if p.ndim > 1) for m in (first, second)]
+    sizes = [
+        sum(float(p.detach().abs().sum()) for p in m.network.parameters() if p.ndim > 1)
+        for m in (first, second)
+    ]
     assert sizes[1] == pytest.approx(0.5 * sizes[0], rel=0.2)
 
 
