@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reward_data.errors import Rl4SegError
+from reward_data.errors import REFUSALS, Rl4SegError
 
 if TYPE_CHECKING:
     from flows.config import AutoIterationConfig
@@ -38,8 +38,28 @@ def main() -> None:
     try:
         app()
     except Rl4SegError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(2)
+        message = str(error)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        message = _refusal(error)
+    else:
+        return
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    sys.exit(2)
+
+
+def _refusal(error: OSError) -> str:
+    """What could not be written: as the stage says that it stopped, else in the system's words."""
+    before: BaseException | None = error
+    while before is not None:
+        if isinstance(before, Rl4SegError):
+            return str(before)
+        before = before.__context__
+    return (
+        f"{error.filename or 'a file'}: cannot be written ({error.strerror}); free some space, mend the permissions or "
+        "choose another folder, then run the same command again: finished stages are kept"
+    )
 
 
 def _load(config: str, overrides: list[str] | None) -> AutoIterationConfig:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from reward_data.errors import ConfigError, Rl4SegError
+from reward_data.errors import REFUSALS, ConfigError, Rl4SegError
 
 DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -55,18 +55,18 @@ def quiet_user_errors() -> None:
 
 def _without_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, Rl4SegError):
+    if isinstance(error, Rl4SegError) or (isinstance(error, OSError) and error.errno in REFUSALS):
         record.msg, record.args, record.exc_info, record.exc_text = str(error), (), None, None
         record.user_error = True
     return True
 
 
 def _not_said_elsewhere(record: logging.LogRecord) -> bool:
-    """Whether the console shows a record: not what the flow raises to its caller, nor the states that follow."""
-    repeats = record.name in ("prefect.flow_runs", "prefect.task_runs") and str(record.msg).startswith(
-        "Finished in"
-    )
-    return not repeats and not getattr(record, "user_error", False)
+    """Whether the console shows a record: not what the flow raises to its caller, nor what follows from it."""
+    message = str(record.msg)
+    repeats = record.name in ("prefect.flow_runs", "prefect.task_runs") and message.startswith("Finished in")
+    settling = message.startswith("Still processing items")  # the last log lines are on their way to the server
+    return not repeats and not settling and not getattr(record, "user_error", False)
 
 
 @contextmanager

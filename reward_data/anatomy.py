@@ -100,7 +100,13 @@ def load_rules(name_or_path: str) -> RuleSet:
     path = Path(name_or_path)
     if not path.is_file():
         raise ConfigError(f"no rule set {name_or_path!r}; want one of {names} or the path of a YAML file")
-    return rules_from_yaml(path.read_text("utf-8"), path.name)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"rule set {path}: cannot be read ({error}); want a YAML file in UTF-8: mend it or its permissions"
+        ) from error
+    return rules_from_yaml(text, path.name)
 
 
 def rules_from_yaml(text: str, where: str) -> RuleSet:

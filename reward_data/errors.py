@@ -6,6 +6,14 @@ Rl4SegError                 one clear message: what was got, what was wanted, wh
 └── ArtifactError           a stored artifact that is missing, broken or of another kind
 """
 
+import errno
+
+REFUSALS = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
+    errno.EISDIR,
+})  # fmt: skip
+"""Error numbers by which the operating system refuses to write: a full disk, a missing permission, a file in the way."""
+
 
 class Rl4SegError(Exception):
     """Base of every error that is the user's to mend; the command line prints it without a traceback."""

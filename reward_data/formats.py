@@ -12,7 +12,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise DataError(f"{path}: could not be written ({error}); {_free_space(path)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # where a file stands in the place of the folder
+            temporary.unlink(missing_ok=True)
 
 
 class _Sink(io.FileIO):

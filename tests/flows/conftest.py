@@ -24,10 +24,12 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> tiny.Workshop:
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny.Workshop]:
     """The tiny config with its data, and a PREFECT_HOME, for real runs."""
     folder: Path = tmp_path_factory.mktemp("tiny")
-    return tiny.Workshop(tiny.write_config(folder / "data"), folder)
+    workshop = tiny.Workshop(tiny.write_config(folder / "data"), folder)
+    yield workshop
+    workshop.close()
 
 
 @pytest.fixture(scope="session")

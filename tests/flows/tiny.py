@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,7 @@ class Workshop:
 
     config: Path
     folder: Path
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, output: str, *overrides: str, name: str = "tiny", **environment: str) -> Run:
         """Start ``rl4seg run``; runs of one ``output`` share its store."""
@@ -218,7 +219,15 @@ class Workshop:
         process = subprocess.Popen(
             command, env=inherited | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self.processes.append(process)
         return Run(process, place, name, place / "store", time.monotonic())
+
+    def close(self) -> None:
+        """End what a failed test has left running."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
 
 def is_checkpoint(name: str) -> bool:
