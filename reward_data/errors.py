@@ -12,7 +12,7 @@ REFUSALS = frozenset({
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST,
     errno.EISDIR,
 })  # fmt: skip
-"""Error numbers by which the operating system refuses to write: a full disk, a missing permission, a file in the way."""
+"""Error numbers by which the system refuses to write: a full disk, a missing permission, a file in the way."""
 
 
 class Rl4SegError(Exception):
