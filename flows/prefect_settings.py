@@ -65,7 +65,7 @@ def _not_said_elsewhere(record: logging.LogRecord) -> bool:
     """Whether the console shows a record: not what the flow raises to its caller, nor what follows from it."""
     message = str(record.msg)
     repeats = record.name in ("prefect.flow_runs", "prefect.task_runs") and message.startswith("Finished in")
-    settling = message.startswith("Still processing items")  # the last log lines are on their way to the server
+    settling = message.startswith("Still processing items")  # log lines on their way to the server
     return not repeats and not settling and not getattr(record, "user_error", False)
 
 

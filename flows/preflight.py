@@ -1,4 +1,4 @@
-"""What can be known to be wrong before the first image is read: paths, listings, labels where they are needed."""
+"""What can be known to be wrong before anything is imported: paths, listings, labels where they are needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flows.stages import current_environment
 from flows.store import digest_path
 from flows.tasks import UserFile
 from reward_data.errors import ConfigError, DataError
-from reward_data.readers import CaseFiles, DatasetConfig, is_phantom, list_cases
+from reward_data.readers import CaseFiles, DatasetConfig, is_phantom, list_cases, read_cases
 
 
 def check(config: AutoIterationConfig) -> None:
@@ -18,7 +18,8 @@ def check(config: AutoIterationConfig) -> None:
     Raises:
         ConfigError: a checkpoint that does not exist; rules, unions or class weights that do not fit the classes; an
             upper bound without target labels.
-        DataError: a dataset that is missing, empty, or without labels or training images where they are needed.
+        DataError: a dataset that is missing, empty, without labels or training images where they are needed, or with
+            other channels than the other one.
     """
     _check_classes(config)
     checkpoint = config.policy.checkpoint
@@ -36,6 +37,19 @@ def check(config: AutoIterationConfig) -> None:
         raise ConfigError(
             "controls.upper_bound=true trains on target labels, but no target training image has one; "
             "set controls.upper_bound=false"
+        )
+    _check_channels(config)
+
+
+def _check_channels(config: AutoIterationConfig) -> None:
+    """One network reads both domains. Looks at the first image of each; the import compares the others with it."""
+    if config.source is None or (is_phantom(config.source) and is_phantom(config.target)):
+        return
+    source, target = (len(next(read_cases(domain)).image) for domain in (config.source, config.target))
+    if source != target:
+        raise DataError(
+            f"{config.target.path}: the target's images have {target} channels, the source's {source}; make both "
+            "grey or both in colour, with the same channel_names"
         )
 
 
