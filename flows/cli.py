@@ -172,7 +172,7 @@ def fit(
     ] = 0.995,
     margin: Annotated[
         float, typer.Option(min=0, help="Widen every threshold by this share of the values' range.")
-    ] = 0.05,
+    ] = 0.25,
     out: Annotated[Path | None, typer.Option(help="Write the rule set here; default: print it.")] = None,
 ) -> None:
     """Propose thresholds from labelled masks at a chosen acceptance."""

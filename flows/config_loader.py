@@ -65,11 +65,18 @@ def _parse_yaml(text: str, where: str, problems: list[str]) -> Any:
         if node is None:
             return None
         problems += [f"{where}: {line}" for line in _repeated_keys(node, "")]
-        return loader.construct_document(node)
+        return _unshared(loader.construct_document(node))
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: not readable as YAML: {error}") from error
     finally:
         loader.dispose()
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which an anchor's content stands at every alias anew, so that an override changes one place."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _repeated_keys(node: yaml.Node, path: str) -> Iterator[str]:

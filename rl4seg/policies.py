@@ -115,7 +115,7 @@ def load_weights(model: Model, path: Path) -> None:
     got = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
     if wanted != got:
         raise ArtifactError(
-            f"{path}: weights of another architecture. {_difference(wanted, got)}. Set network.* to match."
+            f"{path}: weights of another architecture. {_difference(wanted, got)}. Set policy.network.* to match."
         )
     model.network.load_state_dict(state)
 

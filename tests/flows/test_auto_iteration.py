@@ -13,7 +13,9 @@ from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY
 from tests.flows import tiny
 
 pytestmark = [pytest.mark.flow, pytest.mark.xdist_group("flow")]
-CACHED_SECONDS = 60.0  # 10 s where the machine is quiet (the goal is 20); this only catches a stage that runs again
+CACHED_SECONDS = (
+    60.0  # 10 s where the machine is quiet (the goal is 20); this only catches a stage that runs again
+)
 ONE_ITERATION = ("iterations=1", "controls.ppo_off=false", "controls.logit_bias=false")
 
 

@@ -183,7 +183,7 @@ def test_checkpoint_of_another_architecture(tiny: Path, tmp_path: Path) -> None:
     with environment(StageEnvironment(ArtifactStore(config.store_folder))):
         target = import_dataset(*preflight.dataset_inputs(config.target), config.preprocess)
         assert config.policy.checkpoint is not None
-        with pytest.raises(ArtifactError, match=r"another architecture.*Set network\.\* to match"):
+        with pytest.raises(ArtifactError, match=r"another architecture.*Set policy.network\.\* to match"):
             load_checkpoint(
                 preflight.user_checkpoint(config.policy.checkpoint), config.policy.network, target
             )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from flows import config_loader
+from flows.config import AutoIterationConfig
 from flows.config_loader import dump_config, json_schema, load_config
 from reward_data.errors import ConfigError
 from reward_data.types import Config
@@ -340,3 +341,8 @@ def test_import_needs_no_heavy_library() -> None:
     assert "torch" not in out
     assert "prefect" not in out
     assert "matplotlib" not in out
+
+
+def test_an_override_of_an_alias_changes_one_place() -> None:
+    config = load_config("auto_iteration/paper", ["policy.network.fold=2"], AutoIterationConfig)
+    assert (config.policy.network.fold, config.reward_net.network.fold, config.ppo.critic.fold) == (2, 1, 1)

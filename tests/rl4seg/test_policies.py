@@ -33,7 +33,7 @@ def test_a_saved_policy_predicts_the_same_and_saves_the_same_bytes(tmp_path: Pat
 def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     torch.save(new_model(SPEC, 1).network.state_dict(), tmp_path / "p.pt")
     other = SPEC.model_copy(update={"network": NETWORK.model_copy(update={"features": (4, 4, 8, 8, 16, 4)})})
-    with pytest.raises(ArtifactError, match=r"another architecture.*of other shape.*Set network"):
+    with pytest.raises(ArtifactError, match=r"another architecture.*of other shape.*Set policy.network"):
         load_policy(tmp_path / "p.pt", other, RUNTIME)
     assert load_policy(tmp_path / "p.pt", SPEC, RUNTIME).num_classes == 3
 
