@@ -139,11 +139,11 @@ class Collector:
         if last is None:
             return []
         found = self.summary(last)["reliability"]
-        where = f"iteration {last.iteration}, test labels"
+        where = "test labels"
         if not found and last.reward_net is not None:
             found, where = (
                 self.read(last.reward_net, "reliability.json"),
-                f"iteration {last.iteration}, held-out examples",
+                "held-out examples",
             )
         return [
             ReliabilityCurve(
