@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from flows.evaluate_run import evaluate_run
 from flows.report import read_metrics
 from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY
+from reward_data.errors import ArtifactError
 from tests.flows import tiny
 
 pytestmark = [pytest.mark.flow, pytest.mark.xdist_group("flow")]
@@ -115,3 +119,14 @@ def test_a_run_starts_from_a_checkpoint_without_source(
     assert again.built() == ["load checkpoint", "report"]
     assert again.digests() == run.digests()
     assert json.loads((again.folder / "seeds.json").read_text()) == {"seed": 0}
+
+
+def test_any_policy_of_a_run_can_be_scored_again(undisturbed: tiny.Run, tmp_path: Path) -> None:
+    folder = evaluate_run(undisturbed.folder, None, tmp_path / "last", None)
+    rows = list(csv.DictReader((folder / "cases.csv").open()))
+    assert len(rows) == 4  # imagesTs
+    wanted = json.loads((undisturbed.artifact("iteration 2 · evaluate") / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["dice"], summary["validity"]) == (wanted["dice"], wanted["validity"])
+    with pytest.raises(ArtifactError, match=r"no policy of iteration 9; there are \[0, 1, 2\]"):
+        evaluate_run(undisturbed.folder, None, tmp_path / "none", 9)
