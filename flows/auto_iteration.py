@@ -18,6 +18,7 @@ from flows.config_loader import dump_config
 from flows.prefect_settings import flow
 from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND
 from flows.report_stage import PolicyRecord, write_report
+from flows.restart import restarted_from
 from flows.run_environment import run_environment
 from flows.store import CaseSet, Policy, Report, RewardNet, RewardSet, ShapePriorRef
 from flows.tasks import (
@@ -119,30 +120,44 @@ def baselines(config: AutoIterationConfig, start: Start) -> list[PolicyRecord]:
     return records
 
 
-@flow(name="auto-iteration", persist_result=False, validate_parameters=True)
-def auto_iteration(config: AutoIterationConfig) -> Report:
-    """Adapt a policy to an unlabelled target domain; returns the report's artifact."""
+def adaptation(config: AutoIterationConfig) -> Report:
+    """Every stage of a run, from the datasets to the report."""
+    # Both domains, imported once onto the network's grid.
+    source = None
+    if config.source is not None:
+        source = import_dataset.named("import source")(
+            *preflight.dataset_inputs(config.source), config.preprocess
+        )
+    target = import_dataset.named("import target")(
+        *preflight.dataset_inputs(config.target), config.preprocess
+    )
+    # Where everybody starts.
+    prior = fit_shape_prior(config.shape_components, source) if source else None
+    start = Start(source_policy(config, source, target), source, target, prior, config.rule_set())
+    records = baselines(config, start)
+    # The loop, and the same loop with the policy gradient switched off.
+    records += adapt(config, start, MAIN, config.ppo)
+    if config.controls.ppo_off and config.ppo.policy_weight and config.ppo.anchor_weight:
+        records += adapt(config, start, PPO_OFF, config.ppo.model_copy(update={"policy_weight": 0.0}))
+    return write_report(
+        config.name, dump_config(config), tuple(records), target, config.evaluation.montage_cases
+    )
+
+
+@flow(
+    name="auto-iteration",
+    flow_run_name="auto-iteration {config.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def auto_iteration(config: AutoIterationConfig, restart_from: str | None = None) -> Report:
+    """Adapt a segmentation policy to an unlabelled target domain; the result is the report's artifact.
+
+    Args:
+        config: What to run.
+        restart_from: A stage that runs anew with all that follow from it, e.g. ppo@2; empty = none.
+    """
     with run_environment(config) as environment:
         preflight.check(config)
-        # Both domains, imported once onto the network's grid.
-        source = None
-        if config.source is not None:
-            source = import_dataset.named("import source")(
-                *preflight.dataset_inputs(config.source), config.preprocess
-            )
-        target = import_dataset.named("import target")(
-            *preflight.dataset_inputs(config.target), config.preprocess
-        )
-        # Where everybody starts.
-        prior = fit_shape_prior(config.shape_components, source) if source else None
-        start = Start(source_policy(config, source, target), source, target, prior, config.rule_set())
-        records = baselines(config, start)
-        # The loop, and the same loop with the policy gradient switched off.
-        records += adapt(config, start, MAIN, config.ppo)
-        if config.controls.ppo_off and config.ppo.policy_weight and config.ppo.anchor_weight:
-            records += adapt(config, start, PPO_OFF, config.ppo.model_copy(update={"policy_weight": 0.0}))
-        return environment.publish(
-            write_report(
-                config.name, dump_config(config), tuple(records), target, config.evaluation.montage_cases
-            )
-        )
+        with restarted_from(restart_from, adaptation, config):
+            return environment.publish(adaptation(config))

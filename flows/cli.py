@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from flows.command_line import load, restart_from
+from flows.operations.commands import operations
 from reward_data.errors import REFUSALS, Rl4SegError
-
-if TYPE_CHECKING:
-    from flows.config import AutoIterationConfig
 
 app = typer.Typer(
     help="Reinforcement-learning domain adaptation of medical image segmentation.",
@@ -22,10 +21,12 @@ app = typer.Typer(
 anatomy = typer.Typer(
     help="Check masks against anatomical rules, or fit the rules' thresholds.", no_args_is_help=True
 )
+app.add_typer(operations)
 app.add_typer(anatomy, name="anatomy")
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, e.g. seed=1 ppo.epochs=2 target.path=DIR")
+    list[str] | None,
+    typer.Argument(help="key=value, e.g. seed=1 ppo.epochs=2 target.path=DIR; from=ppo@2 runs stages anew."),
 ]
 Run = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")]
 Folder = Annotated[Path, typer.Argument(help="nnU-Net raw folder, or folder of label files.")]
@@ -62,13 +63,6 @@ def _refusal(error: OSError) -> str:
     )
 
 
-def _load(config: str, overrides: list[str] | None) -> AutoIterationConfig:
-    from flows.config import AutoIterationConfig
-    from flows.config_loader import load_config
-
-    return load_config(config, overrides or [], AutoIterationConfig)
-
-
 @app.command()
 def run(
     config: Annotated[
@@ -79,7 +73,8 @@ def run(
     """Run a config here and now; finished stages are reused, an interrupted one goes on."""
     from flows.launch import execute
 
-    execute(_load(config, overrides))
+    restart, rest = restart_from(overrides)
+    execute(load(config, rest), restart)
 
 
 @app.command()
@@ -87,7 +82,8 @@ def demo(overrides: Overrides = None) -> None:
     """Adapt a policy to a shifted ultrasound phantom: the main job on embedded data."""
     from flows.launch import execute
 
-    execute(_load("auto_iteration/demo", overrides))
+    restart, rest = restart_from(overrides)
+    execute(load("auto_iteration/demo", rest), restart)
 
 
 @app.command()
@@ -117,15 +113,23 @@ def status(run_folder: Run) -> None:
     from rich.table import Table
 
     from flows.console import console
+    from flows.restart import stage_name
     from flows.run_folder import read_status
 
-    table = Table("stage", "status", "seconds", "artifact", "figures", title=str(run_folder))
+    table = Table("stage", "from=", "status", "seconds", "artifact", "figures", title=str(run_folder))
     for row in read_status(run_folder):
         figures = ", ".join(
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.metrics.items()
         )
         seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
-        table.add_row(row.label, row.status, seconds, (row.digest or "")[:12], row.error or figures)
+        table.add_row(
+            row.label,
+            stage_name(row.label),
+            row.status,
+            seconds,
+            (row.digest or "")[:12],
+            row.error or figures,
+        )
     console().print(table)
 
 

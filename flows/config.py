@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, model_validator
 
-from flows.config_base import RunConfig
+from flows.config_base import RunConfig, located
 from reward_data.anatomy import RuleSet, load_rules
 from reward_data.errors import ConfigError
 from reward_data.preprocess import PreprocessConfig
@@ -104,3 +106,12 @@ class AutoIterationConfig(RunConfig):
                 f"{list(self.class_names)}; choose another rule set by rules=PATH or change target.labels.names"
             )
         return rules
+
+    def located(self) -> AutoIterationConfig:
+        """The same run for a process elsewhere: inputs by absolute path, the rules themselves instead of their file."""
+        source = self.source and self.source.model_copy(update={"path": located(self.source.path)})
+        target = self.target.model_copy(update={"path": located(self.target.path)})
+        policy = self.policy.model_copy(update={"checkpoint": located(self.policy.checkpoint)})
+        is_file = isinstance(self.rules, str) and Path(self.rules).is_file()
+        rules = self.rule_set() if is_file else self.rules
+        return self.model_copy(update={"source": source, "target": target, "policy": policy, "rules": rules})

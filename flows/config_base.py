@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 from pydantic import Field
 
@@ -20,7 +21,7 @@ class RunConfig(Config):
     )
     output: str = Field(default="runs", description="Folder of the run folders.")
     store: str | None = Field(
-        default=None, description="Folder of the artifact store, shared by runs; null = <output>/store."
+        default=None, description="Folder of the artifact store, shared by runs; null = `store` in `output`."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="The one seed of the run.")
     runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="Device, precision, threads.")
@@ -34,3 +35,12 @@ class RunConfig(Config):
     def store_folder(self) -> Path:
         """Where artifacts are."""
         return Path(self.store) if self.store else Path(self.output) / "store"
+
+    def located(self) -> Self:
+        """The same run for a process elsewhere: inputs that exist here by absolute path. Overridden by pipelines."""
+        return self
+
+
+def located(path: str | None) -> str | None:
+    """The absolute path of what exists here; anything else as it is."""
+    return str(Path(path).absolute()) if path is not None and Path(path).exists() else path

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from flows.config import AutoIterationConfig
 
 
-def execute(config: AutoIterationConfig) -> Path:
+def execute(config: AutoIterationConfig, restart_from: str | None = None) -> Path:
     """Run the flow to its end and print what it found; returns the report's path.
+
+    ``restart_from`` names a stage that runs anew, see `flows.restart`.
 
     Raises:
         Rl4SegError: as the failing stage did.
@@ -20,14 +22,15 @@ def execute(config: AutoIterationConfig) -> Path:
     from flows import preflight
 
     preflight.check(config)  # what can be refused without Prefect is refused without waiting for it
-    from flows.prefect_settings import embedded_server, quiet_user_errors
+    from flows.operations.embedded import embedded_server
+    from flows.prefect_settings import quiet_user_errors
 
     with embedded_server() as ready:
         from flows.auto_iteration import auto_iteration
 
         ready()
         quiet_user_errors()
-        auto_iteration(config)
+        auto_iteration(config, restart_from)
     return show(config.run_folder)
 
 

@@ -18,5 +18,7 @@ def run_environment(config: RunConfig) -> Iterator[StageEnvironment]:
     """Create the run folder and make its environment the one that stages use."""
     folder = RunFolder.create(config.run_folder, dump_config(config), {"seed": config.seed})
     store = ArtifactStore(config.store_folder)
-    with environment(StageEnvironment(store, folder, console(), config.runtime)) as active:
+    out = console()
+    out.print(f"{config.name}: run folder {folder.path}", highlight=False, soft_wrap=True)
+    with environment(StageEnvironment(store, folder, out, config.runtime)) as active:
         yield active

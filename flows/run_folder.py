@@ -9,6 +9,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,52 @@ class StageRow(BaseModel):
     error: str | None = None
 
 
+class ProcessRecord(BaseModel):
+    """The process that runs or ran a run.
+
+    ``folder`` is its current folder, from which relative paths start; ``flow_run`` its id in Prefect, ``deployed``
+    whether a worker started it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pid: int
+    host: str
+    folder: str = ""
+    flow_run: str | None = None
+    deployed: bool = False
+
+    @classmethod
+    def current(cls) -> ProcessRecord:
+        """This process, with the flow run in it, if any."""
+        flow_run, deployed = None, False
+        if "prefect" in sys.modules:
+            from prefect.context import FlowRunContext
+
+            context = FlowRunContext.get()
+            if context is not None and context.flow_run is not None:
+                flow_run, deployed = str(context.flow_run.id), context.flow_run.deployment_id is not None
+        return cls(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            folder=str(Path.cwd()),
+            flow_run=flow_run,
+            deployed=deployed,
+        )
+
+    def alive(self) -> bool:
+        """Whether it runs; one of another machine is taken to."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
 class RunFolder:
     """Writes the files of a run folder, each in one rename: a killed run leaves them readable.
 
@@ -60,6 +107,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[StageRow] = []
+        self._process = ProcessRecord.current()
 
     @classmethod
     def create(cls, path: Path | str, config_yaml: str, seeds: Mapping[str, int]) -> RunFolder:
@@ -71,6 +119,7 @@ class RunFolder:
         run = cls(Path(path))
         try:
             run.path.mkdir(parents=True, exist_ok=True)
+            run._clean()
             _write(run.path / "config.yaml", config_yaml)
             _write(run.path / "versions.json", _json(versions()))
             _write(run.path / "seeds.json", _json(dict(seeds)))
@@ -103,8 +152,15 @@ class RunFolder:
                 with _renamed_to(target) as temporary:
                     shutil.copyfile(source, temporary)
 
+    def _clean(self) -> None:
+        """Remove the temporary files of processes that have died while writing."""
+        for left in self.path.glob(f".*.{socket.gethostname()}.*.tmp"):
+            pid = left.name.split(".")[-3]
+            if pid.isdigit() and not ProcessRecord(pid=int(pid), host=socket.gethostname()).alive():
+                left.unlink(missing_ok=True)
+
     def _save(self) -> None:
-        process = {"pid": os.getpid(), "host": socket.gethostname()}
+        process = self._process.model_dump(mode="json")
         stages = [row.model_dump(mode="json") for row in self.rows]
         _write(self.path / LINEAGE, _json({"process": process, "stages": stages}))
 
@@ -115,21 +171,35 @@ def read_status(path: Path | str) -> list[StageRow]:
     Raises:
         ArtifactError: the folder holds no lineage, or an unreadable one.
     """
-    file = Path(path) / LINEAGE
-    if not file.is_file():
-        raise ArtifactError(f"{path}: no {LINEAGE} here; give the folder of a run, e.g. runs/NAME")
-    try:
-        lineage = json.loads(file.read_text(encoding="utf-8"))
-        alive = _alive(**lineage["process"])
-        rows = [StageRow.model_validate(row) for row in lineage["stages"]]
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise ArtifactError(
-            f"{file}: not a lineage of this program ({error}); run the same command again"
-        ) from error
+    process, rows = _read(Path(path))
+    alive = process.alive()
     return [
         row.model_copy(update={"status": "stopped"}) if row.status == "running" and not alive else row
         for row in rows
     ]
+
+
+def read_process(path: Path | str) -> ProcessRecord:
+    """The process that last worked on a run.
+
+    Raises:
+        ArtifactError: the folder holds no lineage, or an unreadable one.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[ProcessRecord, list[StageRow]]:
+    file = path / LINEAGE
+    if not file.is_file():
+        raise ArtifactError(f"{path}: no {LINEAGE} here; give the folder of a run, e.g. runs/NAME")
+    try:
+        lineage = json.loads(file.read_text(encoding="utf-8"))
+        process = ProcessRecord.model_validate(lineage["process"])
+        return process, [StageRow.model_validate(row) for row in lineage["stages"]]
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(
+            f"{file}: not a lineage of this program ({error}); run the same command again"
+        ) from error
 
 
 def versions() -> dict[str, str | None]:
@@ -160,19 +230,6 @@ def _commit() -> str | None:
         return None
 
 
-def _alive(pid: int, host: str) -> bool:
-    """Whether the process runs; one of another machine is taken to."""
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
@@ -185,7 +242,8 @@ def _write(path: Path, text: str) -> None:
 @contextmanager
 def _renamed_to(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that becomes it at the end."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    prefix = f".{path.name}.{socket.gethostname()}.{os.getpid()}."
+    descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:

@@ -12,8 +12,9 @@ import contextvars
 import copy
 import inspect
 import json
+import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from rich.console import Console
 from flows.progress import StageProgress, stage_line
 from flows.run_folder import RunFolder, Status
 from flows.stage_keys import refs_in, stage_key
-from flows.store import ArtifactRef, ArtifactStore, RefT
+from flows.store import ArtifactRef, ArtifactStore, RefT, Report
 from reward_data.errors import ArtifactError
 from reward_data.types import Progress
 from rl4seg.configs.runtime import RuntimeConfig
@@ -35,25 +36,56 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 METRICS = "figures.json"
+log = logging.getLogger(__name__)
 _active: contextvars.ContextVar[StageEnvironment] = contextvars.ContextVar("stage_environment")
 
 
 # --- what surrounds a stage ------------------------------------------------------------------------------------------
 
 
+class Restart:
+    """Which stages run anew although their artifacts stand: a chosen one, and all that are made from it.
+
+    Args:
+        chosen: whether a stage of this label is the chosen one.
+        began: when the run began (seconds since the epoch); an artifact built later is not built again.
+    """
+
+    def __init__(self, chosen: Callable[[str], bool], began: float) -> None:
+        self._chosen, self._began = chosen, began
+        self._anew: set[str] = set()
+
+    def since(self, label: str, key: str, inputs: Iterable[ArtifactRef]) -> float | None:
+        """The time before which an artifact of this stage is no answer; None = whenever it was built."""
+        if not self._chosen(label) and self._anew.isdisjoint(ref.key for ref in inputs):
+            return None
+        self._anew.add(key)
+        return self._began
+
+
 @dataclass(frozen=True)
 class StageEnvironment:
-    """Where stages run: set once by the flow, never an argument of a stage and never part of a key."""
+    """Where stages run: set once by the flow, never an argument of a stage and never part of a key.
+
+    With a ``plan`` nothing runs: every stage adds its label there and answers with a reference to nothing.
+    """
 
     store: ArtifactStore
     run_folder: RunFolder | None = None
     console: Console | None = None
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    restart: Restart | None = None
+    plan: list[str] | None = None
 
     def publish(self, ref: RefT) -> RefT:
-        """Copy an artifact's files into the run folder, where there is one; returns the reference."""
+        """Copy the report into the run folder, if any, and show it in the dashboard; returns the reference."""
+        folder = self.store.path(ref)
         if self.run_folder is not None:
-            self.run_folder.publish(self.store.path(ref))
+            self.run_folder.publish(folder)
+        if _inside_flow():
+            from flows.dashboard import publish_report
+
+            publish_report(self.run_folder.path if self.run_folder else None, folder)
         return ref
 
 
@@ -135,6 +167,10 @@ class Stage(Generic[P, RefT]):
         Raises:
             Rl4SegError: as the stage's function does.
         """
+        plan = current_environment().plan
+        if plan is not None:
+            plan.append(self._label)
+            return self._kind(key=f"planned-{len(plan)}", digest=f"planned-{len(plan)}", size=0)
         if not _inside_flow():
             return self.direct(*args, **kwargs)
         inputs = list(refs_in(self._bound(*args, **kwargs)))
@@ -161,7 +197,9 @@ class Stage(Generic[P, RefT]):
         """(the artifact, whether it was there already), noted in the run folder and shown on the console."""
         here, arguments = current_environment(), self._bound(*args, **kwargs)
         key = stage_key(self._function, self._kind, arguments)
-        made_from = tuple(ref.digest for ref in refs_in(arguments))
+        inputs = list(refs_in(arguments))
+        made_from = tuple(ref.digest for ref in inputs)
+        since = here.restart.since(self._label, key, inputs) if here.restart else None
         with _Note(here, self.__name__, self._label, key, self._kind.__name__) as note:
 
             def build(out: Path, checkpoint: Path) -> None:
@@ -173,10 +211,12 @@ class Stage(Generic[P, RefT]):
                     text = json.dumps(context.metrics, indent=1, sort_keys=True)
                     (out / METRICS).write_text(text + "\n", encoding="utf-8")
 
-            ref = here.store.lookup(key, self._kind)
+            ref = here.store.lookup(key, self._kind, since)
             if ref is None:
-                ref = here.store.build(key, self._kind, made_from, build, self._label)
+                ref = here.store.build(key, self._kind, made_from, build, self._label, since)
             note.ref = ref
+        if dashboard and note.status == "built" and not isinstance(ref, Report):  # the flow shows the report
+            _show(here, self.__name__, self._label, ref, arguments)
         return ref, note.status == "cached"
 
 
@@ -224,6 +264,32 @@ class _Note:
 # --- Prefect ---------------------------------------------------------------------------------------------------------
 
 
+def _show(
+    here: StageEnvironment, stage: str, label: str, ref: ArtifactRef, arguments: Mapping[str, Any]
+) -> None:
+    """Let the dashboard have figures and a picture of what a stage has made; no failure here fails the stage."""
+    from flows.dashboard import publish_stage, stage_figures
+    from flows.stage_pictures import picture
+
+    folder = here.store.root / ref.key
+    png, figures = None, dict[str, Any]()
+    try:
+        figures = stage_figures(folder)
+        png = picture(
+            stage, folder, {name: _paths(here.store.root, value) for name, value in arguments.items()}
+        )
+    except Exception as error:  # whatever drawing raises: the artifact stands all the same
+        log.info("%s: no picture (%r)", label, error)
+    publish_stage(label, stage, figures, here.store.seconds(ref.key), png)
+
+
+def _paths(root: Path, value: Any) -> Any:
+    """An argument with every artifact replaced by its folder."""
+    if isinstance(value, ArtifactRef):
+        return root / value.key
+    return tuple(_paths(root, item) for item in value) if isinstance(value, tuple) else value
+
+
 def _inside_flow() -> bool:
     """Whether a Prefect flow is running here; where nobody has imported Prefect, none is."""
     if "prefect" not in sys.modules:
@@ -254,7 +320,7 @@ def _run_as_task(
     def run(inputs: list[ArtifactRef]) -> State[Any]:
         ref, cached = work()
         done.append(ref)
-        get_run_logger().info("%s: %s %s", "Cached" if cached else "Built", ref.kind, ref.key[:12])
+        get_run_logger().info("%s: %s %s", label, "cached" if cached else "built", ref.key[:12])
         return Completed(
             name="Cached" if cached else "Completed", message=f"{ref.kind} {ref.key[:12]}", data=ref
         )

@@ -129,15 +129,15 @@ class ArtifactStore:
         self._digests = FileDigests(self.root / "_memo.sqlite")
         self._clean()
 
-    def lookup(self, key: str, type_: type[RefT]) -> RefT | None:
-        """The artifact of ``key``, every byte verified; None where it is missing or broken.
+    def lookup(self, key: str, type_: type[RefT], since: float | None = None) -> RefT | None:
+        """The artifact of ``key``, every byte verified; None where it is missing or broken, or older than ``since``.
 
         A broken one stays where it is until the next `build` of that key replaces it under its lock.
 
         Raises:
             ArtifactError: the artifact is of another kind than ``type_``.
         """
-        return self._verified(key, type_)[0]
+        return None if self._older(key, since) else self._verified(key, type_)[0]
 
     def build(
         self,
@@ -146,9 +146,11 @@ class ArtifactStore:
         made_from: tuple[str, ...],
         builder: Builder,
         label: str = "artifact",
+        since: float | None = None,
     ) -> RefT:
         """The artifact of ``key``; ``builder(out, checkpoint)`` writes it unless another process has done so meanwhile.
 
+        With ``since`` (seconds since the epoch) an older artifact is built again and replaced when the new one stands.
         ``out`` is empty. ``checkpoint`` keeps its files between tries of the same key until the artifact stands.
 
         Raises:
@@ -156,7 +158,7 @@ class ArtifactStore:
         """
         with self._lock(key, label):
             ref, problem = self._verified(key, type_)
-            if ref is None:
+            if ref is None or self._older(key, since):
                 if problem:
                     log.warning(
                         "%s: the stored artifact %s (%s): building it again", label, problem, key[:12]
@@ -204,6 +206,15 @@ class ArtifactStore:
             return float(json.loads((self.root / key / MANIFEST).read_text())["seconds"])
         except (OSError, ValueError, KeyError):
             return None
+
+    def _older(self, key: str, since: float | None) -> bool:
+        """Whether an artifact was committed before ``since``."""
+        if since is None:
+            return False
+        try:
+            return (self.root / key / MANIFEST).stat().st_mtime < since
+        except OSError:
+            return False
 
     def _verified(self, key: str, type_: type[RefT]) -> tuple[RefT | None, str]:
         """(reference, "") or (None, what is wrong; "" where there is nothing at all)."""

@@ -12,7 +12,8 @@ import pytest
 
 CODE = """
 import os, sys, time
-from flows.prefect_settings import embedded_server, flow
+from flows.operations.embedded import embedded_server
+from flows.prefect_settings import flow
 from prefect.settings import PREFECT_API_URL
 
 @flow(persist_result=False)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +77,16 @@ def test_what_is_no_run_folder_is_one_clear_error(tmp_path: Path) -> None:
         read_status(tmp_path)
     with pytest.raises(ConfigError, match="choose another by output=FOLDER"):
         RunFolder.create(tmp_path / "lineage.json" / "run", "", {})
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import os; from pathlib import Path; from flows.run_folder import _renamed_to\n"
+        f"with _renamed_to(Path({str(tmp_path)!r}) / 'lineage.json') as temporary: os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    alive = tmp_path / f".lineage.json.{socket.gethostname()}.{os.getpid()}.abc.tmp"
+    alive.touch()
+    assert len(list(tmp_path.glob(".*"))) == 2
+    RunFolder.create(tmp_path, "name: run\n", {"seed": 0})
+    assert list(tmp_path.glob(".*")) == [alive]
