@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from reward_data.types import Config
 from rl4seg.configs.runtime import RuntimeConfig
+
+SECRET_IN_URL = r"://(?:[^/@]*:(?!\d+/)[^@]*@|.*\?)"
+"""What a URL of a store must not have: a password before the host, or a query, where tokens are."""
 
 
 class RunConfig(Config):
@@ -21,10 +25,23 @@ class RunConfig(Config):
     )
     output: str = Field(default="runs", description="Folder of the run folders.")
     store: str | None = Field(
-        default=None, description="Folder of the artifact store, shared by runs; null = `store` in `output`."
+        default=None,
+        description="Artifact store, shared by runs: a folder, or an fsspec URL without a password, such as "
+        "s3://BUCKET/PREFIX, shared by machines and mirrored in `store` in `output`; null = `store` in `output`.",
+        json_schema_extra={"pattern": f"^(?!.*{SECRET_IN_URL})"},
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="The one seed of the run.")
     runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="Device, precision, threads.")
+
+    @field_validator("store")
+    @classmethod
+    def _holds_no_secret(cls, store: str | None) -> str | None:
+        if store is not None and re.search(SECRET_IN_URL, store):
+            raise ValueError(
+                "a URL without a password and without a query, as parameters of runs are kept and shown; give "
+                "credentials by the environment or the configuration file of the driver where the stages run"
+            )
+        return store
 
     @property
     def run_folder(self) -> Path:
@@ -33,8 +50,13 @@ class RunConfig(Config):
 
     @property
     def store_folder(self) -> Path:
-        """Where artifacts are."""
-        return Path(self.store) if self.store else Path(self.output) / "store"
+        """Where artifacts are worked on, on this machine."""
+        return Path(self.store) if self.store and "://" not in self.store else Path(self.output) / "store"
+
+    @property
+    def store_url(self) -> str | None:
+        """Where they are shared between machines, if that is not a folder."""
+        return self.store if self.store and "://" in self.store else None
 
     def located(self) -> Self:
         """The same run for a process elsewhere: inputs that exist here by absolute path. Overridden by pipelines."""

@@ -108,7 +108,7 @@ def _try(label: str, send: Callable[[], None]) -> None:
     except (
         Exception
     ) as error:  # whatever a server, its client or a picture raises: the stage is done all the same
-        log.info("%s: not shown in the dashboard (%r)", label, error)
+        log.info("%s: not shown in the dashboard (%s: %s)", label, type(error).__name__, error)
 
 
 def _inside_run() -> bool:
@@ -197,10 +197,10 @@ def _readable(row: Mapping[str, Value]) -> str:
 
 
 def stage_markdown(label: str, figures: Figures, seconds: float | None, png: bytes | None) -> str:
-    """A page of at most `MARKDOWN_BYTES`: heading, two-column table of figures and wall time, picture."""
+    """A page of at most `MARKDOWN_BYTES`: heading, picture, two-column table of figures and wall time."""
     rows = [(_escaped(str(row["figure"])), _readable(row)) for row in figure_rows(figures, seconds)]
-    head = f"## {label}\n\n" + (_table(("figure", "value"), rows) if rows else "")
-    return _with_picture(head, png, "what this stage made")
+    table = _table(("figure", "value"), rows) if rows else ""
+    return _with_picture(f"## {label}\n", png, "what this stage made", table)
 
 
 def report_markdown(metrics: Mapping[str, Any], report: Path, png: bytes | None) -> str:
@@ -232,18 +232,20 @@ def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _with_picture(head: str, png: bytes | None, words: str) -> str:
+def _with_picture(head: str, png: bytes | None, words: str, foot: str = "") -> str:
     """The page with its picture embedded, smaller where it would not fit."""
-    room = (MARKDOWN_BYTES - len(head.encode()) - 200) * 3 // 4
+    room = (MARKDOWN_BYTES - len((head + foot).encode()) - 200) * 3 // 4
     if png is None or room < 1000:
-        return head
+        return head + (f"\n{foot}" if foot else "")
     if len(png) > room:
         from PIL import Image
 
         from flows.picture_sheet import encoded
 
         png = encoded(Image.open(io.BytesIO(png)), room)
-    return f"{head}\n![{words}](data:image/png;base64,{base64.b64encode(png).decode()})\n"
+    return f"{head}\n![{words}](data:image/png;base64,{base64.b64encode(png).decode()})\n" + (
+        f"\n{foot}" if foot else ""
+    )
 
 
 def _result_picture(metrics: Mapping[str, Any], store: Path) -> bytes | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from flows.config import AutoIterationConfig
 from flows.config_loader import load_config
 from flows.console import console
+from flows.remote_store import open_store
 from flows.report_data import MAIN, EvaluationRow
 from flows.report_table import result_table
 from flows.run_folder import StageRow, read_status
@@ -30,7 +31,7 @@ def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iterat
     if not (run_folder / CONFIG).is_file():
         raise ArtifactError(f"{run_folder}: no {CONFIG} here; give the folder of a run, e.g. runs/NAME")
     config = load_config(str(run_folder / CONFIG), [], AutoIterationConfig)
-    number, policy = find_policy(run_folder, ArtifactStore(config.store_folder), iteration)
+    number, policy = find_policy(run_folder, open_store(config.store_folder, config.store_url), iteration)
     target = config.target
     if dataset is not None:
         target = target.model_copy(update={"path": dataset, "format": "auto", "phantom": None})

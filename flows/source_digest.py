@@ -13,6 +13,7 @@ import ast
 import hashlib
 import importlib.util
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -23,15 +24,21 @@ FIRST_PARTY = ("reward_data", "rl4seg", "flows")
 MACHINERY = frozenset(
     f"flows.{name}"
     for name in (
+        "artifacts",
         "file_digests",
+        "mirror",
         "prefect_settings",
         "progress",
+        "remote_store",
         "run_folder",
         "source_digest",
         "stages",
         "store",
     )
 )
+
+
+_DUMP: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
 
 
 def source_digest(function: Callable[..., Any], packages: tuple[str, ...] = FIRST_PARTY) -> str:
@@ -157,11 +164,13 @@ def _module_digest(module: str) -> str:
 
 
 def _dump(tree: ast.AST) -> str:
-    """The syntax tree as text, without docstrings and positions."""
+    """The syntax tree as text, without docstrings and positions; the same in every version of Python."""
     for node in ast.walk(tree):
+        if getattr(node, "type_params", None) == []:  # since 3.12
+            del node.type_params  # type: ignore[attr-defined]
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [s for s in node.body if not _is_text(s)]
-    return ast.dump(tree)
+    return ast.dump(tree, **_DUMP)
 
 
 def _is_text(node: ast.stmt) -> bool:

@@ -3,6 +3,14 @@
 Layout of a store: ``<key>/`` holds the files of one artifact and its manifest.json; ``_building`` the artifacts being
 written, ``_checkpoints`` what unfinished stages keep between tries, ``_locks`` one lock file per key, ``_memo.sqlite``
 the sha256 of files already read. An artifact's digest covers the names and contents of its files and nothing else.
+
+A store may lie on a network folder that several machines mount: a run that is killed on one goes on on another, from
+its last checkpoint. This asks for two things of the folder. Its flock has to hold between machines, as on NFS version 4
+and on Lustre mounted with ``flock``; with ``nolock``, ``localflock``, or a driver that locks nothing, two machines may
+build the same artifact at once, and one that starts may sweep away what another one is writing (no wrong artifact
+comes of it: digests are checked; the work is lost and the stage fails). And a rename has to be seen whole, which all
+of them give. The lock of a machine that has died is given back when the server notices (NFS: its lease, about 90 s).
+Where this cannot be had, or machines share no folder, use a URL: see `flows.remote_store`.
 """
 
 from __future__ import annotations
@@ -18,97 +26,39 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import IO, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from flows.artifacts import (
+    MANIFEST,
+    ArtifactRef,
+    CaseSet,
+    Evaluation,
+    FileRecord,
+    Manifest,
+    Policy,
+    Predictions,
+    RefT,
+    Report,
+    RewardNet,
+    RewardSet,
+    ShapePriorRef,
+)
 from flows.file_digests import FileDigests, digest_path, readable, tree_digest
 from reward_data.errors import ArtifactError
 
 __all__ = [
-    "ArtifactRef", "ArtifactStore", "CaseSet", "Evaluation", "Policy", "Predictions", "Report", "RewardNet",
+    "ArtifactRef", "ArtifactStore", "CaseSet", "Evaluation", "Policy", "Predictions", "RefT", "Report", "RewardNet",
     "RewardSet", "ShapePriorRef", "digest_path",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
 Builder = Callable[[Path, Path], None]
-
-
-# --- references ------------------------------------------------------------------------------------------------------
-
-
-class ArtifactRef(BaseModel):
-    """What stages exchange: which artifact, never its contents.
-
-    ``digest`` is the sha256 of its files' names and contents, ``size`` their bytes, ``made_from`` the digests of the
-    artifacts that went in.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: str = ""
-    key: str
-    digest: str
-    size: int
-    made_from: tuple[str, ...] = ()
-
-
-class CaseSet(ArtifactRef):
-    """Preprocessed cases: a case store."""
-
-    kind: Literal["CaseSet"] = "CaseSet"
-
-
-class ShapePriorRef(ArtifactRef):
-    """A shape prior fitted on masks."""
-
-    kind: Literal["ShapePriorRef"] = "ShapePriorRef"
-
-
-class Policy(ArtifactRef):
-    """A segmentation policy: architecture and weights."""
-
-    kind: Literal["Policy"] = "Policy"
-
-
-class Predictions(ArtifactRef):
-    """Masks that a policy predicted for a case set."""
-
-    kind: Literal["Predictions"] = "Predictions"
-
-
-class RewardSet(ArtifactRef):
-    """A reward dataset."""
-
-    kind: Literal["RewardSet"] = "RewardSet"
-
-
-class RewardNet(ArtifactRef):
-    """A calibrated reward net."""
-
-    kind: Literal["RewardNet"] = "RewardNet"
-
-
-class Evaluation(ArtifactRef):
-    """The measured quality of a policy."""
-
-    kind: Literal["Evaluation"] = "Evaluation"
-
-
-class Report(ArtifactRef):
-    """The report of a run."""
-
-    kind: Literal["Report"] = "Report"
-
-
-RefT = TypeVar("RefT", bound=ArtifactRef)
-
-
-# --- the store -------------------------------------------------------------------------------------------------------
 
 
 class ArtifactStore:
     """A folder of artifacts, safe to share by several processes of one machine.
+
+    Also by several machines, where the folder's file system passes locks on between them (NFSv4, Lustre and GPFS with
+    flock do). Where it does not, two machines may build the same artifact at once; each commits it whole, by rename.
 
     Args:
         root: the folder; created where absent. What dead processes left half-written in it is removed.
@@ -124,7 +74,8 @@ class ArtifactStore:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ArtifactError(
-                f"{root}: no artifact store can be made here ({error.strerror}); choose a writable folder by store=PATH"
+                f"{root}: no artifact store can be made here ({error.strerror}); choose a writable folder by "
+                "store=PATH or output=PATH"
             ) from error
         self._digests = FileDigests(self.root / "_memo.sqlite")
         self._clean()
@@ -137,7 +88,7 @@ class ArtifactStore:
         Raises:
             ArtifactError: the artifact is of another kind than ``type_``.
         """
-        return None if self._older(key, since) else self._verified(key, type_)[0]
+        return self._standing(key, type_, since)[0]
 
     def build(
         self,
@@ -157,13 +108,13 @@ class ArtifactStore:
             ArtifactError: the disk is full, or the builder wrote nothing. Nothing half-written stays.
         """
         with self._lock(key, label):
-            ref, problem = self._verified(key, type_)
-            if ref is None or self._older(key, since):
+            ref, problem = self._standing(key, type_, since)
+            if ref is None:
                 if problem:
                     log.warning(
                         "%s: the stored artifact %s (%s): building it again", label, problem, key[:12]
                     )
-                ref = self._build(key, type_, made_from, builder, label)
+                ref = self._settled(self._build(key, type_, made_from, builder, label), since)
             shutil.rmtree(self._checkpoints / key, ignore_errors=True)
             return ref
 
@@ -207,6 +158,14 @@ class ArtifactStore:
         except (OSError, ValueError, KeyError):
             return None
 
+    def _standing(self, key: str, type_: type[RefT], since: float | None) -> tuple[RefT | None, str]:
+        """What answers for ``key``: as `_verified`, but nothing that is older than ``since``."""
+        return (None, "") if self._older(key, since) else self._verified(key, type_)
+
+    def _settled(self, ref: RefT, since: float | None) -> RefT:
+        """The artifact that all go by, now that this process has built ``ref``; called under the key's lock."""
+        return ref
+
     def _older(self, key: str, since: float | None) -> bool:
         """Whether an artifact was committed before ``since``."""
         if since is None:
@@ -220,41 +179,48 @@ class ArtifactStore:
         """(reference, "") or (None, what is wrong; "" where there is nothing at all)."""
         folder = self.root / key
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            kind, wanted = manifest["kind"], type_.model_fields["kind"].default
-            if wanted and kind != wanted:
-                raise ArtifactError(f"artifact {key[:12]} in {self.root}: got a {kind}, wanted a {wanted}")
-            ref = type_.model_validate({name: manifest[name] for name in type_.model_fields})
+            manifest = Manifest.parse((folder / MANIFEST).read_bytes(), key)
+            ref = manifest.ref(type_, str(self.root))
             files = self._digests.of_tree(folder)
         except FileNotFoundError:
             return None, "has no manifest" if folder.exists() else ""
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        except (OSError, ValueError) as error:
             return None, f"cannot be read ({error})"
         files.pop(MANIFEST)
-        if ref.key != key or tree_digest(files) != ref.digest:
+        if tree_digest(files) != ref.digest:
             return None, "does not have the contents that were committed"
         return ref, ""
 
     def _build(
         self, key: str, type_: type[RefT], made_from: tuple[str, ...], builder: Builder, label: str
     ) -> RefT:
-        self._remove_leftovers(key)
-        out = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._building))
         checkpoint = self._checkpoints / key
         started = time.monotonic()
-        try:
+        with self._scratch(key, label) as out:
             checkpoint.mkdir(exist_ok=True)
             builder(out, checkpoint)
             files = self._digests.of_tree(out)
             if not files:
                 raise ArtifactError(f"{label}: the stage wrote nothing into its output folder")
-            ref = type_(
-                key=key,
-                digest=tree_digest(files),
-                size=sum(n for _, n in files.values()),
-                made_from=made_from,
+            size = sum(n for _, n in files.values())
+            ref = type_(key=key, digest=tree_digest(files), size=size, made_from=made_from)
+            names = {name: FileRecord(sha256=sha256, size=n) for name, (sha256, n) in sorted(files.items())}
+            manifest = Manifest(
+                **ref.model_dump(),
+                files=names,
+                seconds=round(time.monotonic() - started, 3),
+                committed=time.time(),
             )
-            self._commit(out, ref, files, time.monotonic() - started)
+            self._commit(out, manifest, (manifest.model_dump_json(indent=1) + "\n").encode())
+        return ref
+
+    @contextmanager
+    def _scratch(self, key: str, label: str) -> Iterator[Path]:
+        """An empty folder that is gone at the end unless it is committed; a full disk becomes one clear error."""
+        self._remove_leftovers(key)
+        out = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=self._building))
+        try:
+            yield out
         except Exception as error:
             if _disk_full(error):
                 free = shutil.disk_usage(self.root).free / 1e6
@@ -265,22 +231,21 @@ class ArtifactStore:
             raise
         finally:
             shutil.rmtree(out, ignore_errors=True)
-        return ref
 
-    def _commit(self, out: Path, ref: ArtifactRef, files: dict[str, tuple[str, int]], seconds: float) -> None:
+    def _commit(self, out: Path, manifest: Manifest, content: bytes) -> None:
         """Make ``out`` durable, manifest last, and let it appear under its key in one rename."""
-        for name in files:
+        for name in manifest.files:
             _fsync(out / name)
-        names = {name: {"sha256": sha256, "size": size} for name, (sha256, size) in sorted(files.items())}
-        manifest = {"format": 1, **ref.model_dump(mode="json"), "files": names, "seconds": round(seconds, 3)}
-        (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (out / MANIFEST).write_bytes(content)
+        if manifest.committed is not None:
+            os.utime(out / MANIFEST, (manifest.committed, manifest.committed))
         _fsync(out / MANIFEST)
         for folder, _, _ in os.walk(out):
             _fsync(Path(folder))
         out.chmod(0o755)
-        final = self.root / ref.key
+        final = self.root / manifest.key
         if final.exists():
-            broken = Path(tempfile.mkdtemp(prefix=f"{ref.key}.broken.", dir=self._building))
+            broken = Path(tempfile.mkdtemp(prefix=f"{manifest.key}.broken.", dir=self._building))
             final.rename(broken / "old")
             shutil.rmtree(broken, ignore_errors=True)
         out.rename(final)
@@ -290,9 +255,7 @@ class ArtifactStore:
     def _lock(self, key: str, label: str) -> Iterator[None]:
         """Hold the key's lock; the kernel gives it back when the holder dies, however it dies."""
         with (self._locks / f"{key}.lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locked(stream):
                 log.warning("%s: another process builds it, waiting", label)
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield
@@ -304,9 +267,7 @@ class ArtifactStore:
         ]
         for key in {path.name.partition(".")[0] for path in (*self._building.iterdir(), *finished)}:
             with (self._locks / f"{key}.lock").open("w") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                if not _locked(stream):
                     continue
                 self._remove_leftovers(key)
                 if (self.root / key / MANIFEST).exists():
@@ -315,6 +276,20 @@ class ArtifactStore:
     def _remove_leftovers(self, key: str) -> None:
         for left in self._building.glob(f"{key}.*"):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _locked(stream: IO[Any]) -> bool:
+    """Take a lock if nobody else has it."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise ArtifactError(
+            f"{stream.name}: this folder cannot lock files ({error.strerror}); put the store on a local disk by "
+            "store=PATH, or give the folder as a URL: store=file:///PATH keeps locks in output"
+        ) from error
+    return True
 
 
 def _fsync(path: Path) -> None:

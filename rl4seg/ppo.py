@@ -311,7 +311,8 @@ def finetune(
             "PPO is off and no prediction was accepted as anchor: nothing to learn from; loosen the rules"
         )
     learner = _learner(policy, reward, rules, config, iteration, seed, data)
-    total = config.epochs * batches_per_epoch(len(data.indices), config.batch_size)
+    per_epoch = batches_per_epoch(len(data.indices), config.batch_size)
+    total = config.epochs * per_epoch
 
     def step(index: int) -> dict[str, float]:
         generator = step_generator(seed, NOISE, index)
@@ -324,7 +325,7 @@ def finetune(
     if learner.critic is not None:
         states["critic"] = learner.critic
     history = run_steps(
-        step, total, states, checkpoint, progress, config.checkpoint_seconds, data.runtime.device
+        step, total, states, checkpoint, progress, config.checkpoint_seconds, data.runtime.device, per_epoch
     )
     write_history(out / "history.csv", history)
     save_model(policy, out)

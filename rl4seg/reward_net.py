@@ -22,7 +22,7 @@ from reward_data.types import Bool, Float32, Int64, Progress, UInt8, no_progress
 from rl4seg.augment import augment
 from rl4seg.calibration import calibrated_probability, fit_temperature
 from rl4seg.configs.reward_net import RewardNetConfig
-from rl4seg.data import batch_indices
+from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.histories import write_history
 from rl4seg.losses import correctness_loss
 from rl4seg.metrics import Reliability, auroc, reliability
@@ -197,8 +197,9 @@ def _fit(
 
     states: dict[str, Stateful] = {"network": model.network, "optimiser": optimiser, "schedule": schedule}
     return run_steps(
-        step, config.steps, states, checkpoint, progress, config.checkpoint_seconds, runtime.device
-    )
+        step, config.steps, states, checkpoint, progress, config.checkpoint_seconds, runtime.device,
+        batches_per_epoch(len(train), config.batch_size),
+    )  # fmt: skip
 
 
 def _halves(examples: RewardExamples, held: Int64) -> tuple[Int64, Int64]:

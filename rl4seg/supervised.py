@@ -76,7 +76,10 @@ def train_policy(
         return {"loss": loss.item(), "learning_rate": float(schedule.get_last_lr()[0])}
 
     states: dict[str, Stateful] = {"network": model.network, "optimiser": optimiser, "schedule": schedule}
-    history = run_steps(step, total, states, checkpoint, progress, config.checkpoint_seconds, runtime.device)
+    history = run_steps(
+        step, total, states, checkpoint, progress, config.checkpoint_seconds, runtime.device,
+        batches_per_epoch(len(indices), config.batch_size),
+    )  # fmt: skip
     write_history(out / "history.csv", history, every=max(1, total // 200))
     save_model(model, out)
     return {

@@ -55,6 +55,7 @@ def run_steps(
     progress: Progress,
     every_seconds: float = 20.0,
     device: torch.device | None = None,
+    per_epoch: int | None = None,
 ) -> list[dict[str, float]]:
     """Call ``step(i)`` for i in [done, total) and return every step's metrics, earlier ones from the checkpoint.
 
@@ -63,6 +64,7 @@ def run_steps(
         states: what the checkpoint keeps besides the history.
         checkpoint: folder that survives a kill.
         every_seconds: time between checkpoints; 0 saves after every step.
+        per_epoch: steps of an epoch, for the progress to say in which one it is.
 
     Raises:
         Rl4SegError: a metric became NaN or infinite.
@@ -87,5 +89,6 @@ def run_steps(
         if time.monotonic() - saved_at >= every_seconds and index + 1 < total:
             save_checkpoint(path, {**{k: v.state_dict() for k, v in states.items()}, "history": history})
             saved_at = time.monotonic()
-        progress(index + 1, total, {k: v for k, v in metrics.items() if k != "step"})
+        epoch = {"epoch": 1.0 + index // per_epoch} if per_epoch else {}
+        progress(index + 1, total, epoch | {k: v for k, v in metrics.items() if k != "step"})
     return history

@@ -25,6 +25,7 @@ from reward_data.errors import ConfigError
 from reward_data.types import Config
 
 RECORD, LOG = "rl4seg-server.json", "rl4seg-server.log"
+PUBLIC_URL = "RL4SEG_PUBLIC_URL"
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
 ANSWER_SECONDS = 10.0
 
@@ -199,8 +200,8 @@ def connected(api: str | None = None) -> Iterator[str]:
 
 
 def dashboard(api: str) -> str:
-    """The dashboard's address of an API's."""
-    return api.rstrip("/").removesuffix("/api")
+    """The dashboard's address of an API's, as browsers know it where RL4SEG_PUBLIC_URL says so."""
+    return (os.environ.get(PUBLIC_URL) or api.rstrip("/").removesuffix("/api")).rstrip("/")
 
 
 def _answers(api: str) -> str | None:
@@ -210,7 +211,7 @@ def _answers(api: str) -> str | None:
     request = urllib.request.Request(f"{api.rstrip('/')}/admin/version")
     password = PREFECT_API_AUTH_STRING.value()
     if password:
-        secret = b64encode(password.get_secret_value().encode()).decode()
+        secret = b64encode(str(password).encode()).decode()
         request.add_header("Authorization", f"Basic {secret}")
     try:
         with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:

@@ -43,7 +43,7 @@ def up(options: ServerOptions, pool: str, on: Sequence[Device], folder: Path, sa
     with _stopped_by_signals() as stopped, ExitStack() as stack:
         api, server = find_server(options.api), None
         if api is None:
-            server = stack.enter_context(_own_server(options, say, stopped))
+            server = stack.enter_context(_own_server(options, say, stopped, server_log()))
         stack.enter_context(connected(api or options.api))
         for name in register(pool, folder):
             say(f"deployment {name}")
@@ -59,7 +59,7 @@ def serve(options: ServerOptions, say: Say) -> None:
     Raises:
         ConfigError: it does not start, or something else listens on its port.
     """
-    with _stopped_by_signals() as stopped, _own_server(options, say, stopped) as server:
+    with _stopped_by_signals() as stopped, _own_server(options, say, stopped, None) as server:
         say(f"dashboard: {options.address}")
         _watch(stopped, say, server, None)
 
@@ -104,15 +104,19 @@ def _stopped_by_signals() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _own_server(options: ServerOptions, say: Say, stopped: threading.Event) -> Iterator[Child]:
-    """A server that answers, for the length of the block."""
-    log = server_log()
+def _own_server(
+    options: ServerOptions, say: Say, stopped: threading.Event, log: Path | None
+) -> Iterator[Child]:
+    """A server that answers, for the length of the block; its lines go to a log or are said."""
     server = Child(SERVER, server_command(options), server_environment(options), say, log)
+    server.quiet = True  # what it says at its start is for the error message
     server.start()
     try:
         with own_password(), recorded(options.api):
             _wait_until_it_answers(server, options, stopped)
-            say(f"server: log in {log}")
+            server.quiet = False
+            if log is not None:
+                say(f"server: log in {log}")
             yield server
     finally:
         server.end(15.0)

@@ -101,7 +101,7 @@ def test_rows_of_the_table_are_json_a_browser_can_read() -> None:
 
 
 def test_a_page_without_figures_or_picture() -> None:
-    assert stage_markdown("shape prior", {}, None, None) == "## shape prior\n\n"
+    assert stage_markdown("shape prior", {}, None, None) == "## shape prior\n"
 
 
 def test_a_page_stays_below_the_limit() -> None:
@@ -160,6 +160,11 @@ def task_run(address: str) -> Iterator[None]:
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()  # replaces the root's handlers when it is called for the first time
+    if caplog.handler not in logging.getLogger().handlers:
+        logging.getLogger().addHandler(caplog.handler)
     caplog.set_level(logging.INFO, logger="flows.dashboard")
     return caplog
 

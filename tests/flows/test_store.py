@@ -190,6 +190,36 @@ def test_no_store_where_nothing_can_be_written(tmp_path: Path) -> None:
         ArtifactStore(tmp_path / "file" / "store")
 
 
+def test_a_folder_that_cannot_lock_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(stream: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    store = ArtifactStore(tmp_path / "store")
+    monkeypatch.setattr("fcntl.flock", refuse)  # as network folders without a lock service do
+    with pytest.raises(ArtifactError, match=r"cannot lock files.*store=file:///PATH"):
+        store.build(KEY, Policy, (), write("abc"))
+
+
+def test_the_manifest_tells_when_and_how_long(store: ArtifactStore) -> None:
+    before = time.time()
+    store.build(KEY, Policy, ("m",), write("abc"))
+    file = store.root / KEY / "manifest.json"
+    manifest = json.loads(file.read_text())
+    assert before <= manifest["committed"] <= time.time()
+    assert file.stat().st_mtime == pytest.approx(manifest["committed"], abs=1e-3)
+    assert manifest["files"]["weights.bin"] == {"sha256": hashlib.sha256(b"abc").hexdigest(), "size": 3}
+    assert store.seconds(KEY) == manifest["seconds"] >= 0
+
+
+def test_a_manifest_from_before_times_were_kept_is_read(store: ArtifactStore) -> None:
+    ref = store.build(KEY, Policy, (), write("abc"))
+    file = store.root / KEY / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["committed"]
+    file.write_text(json.dumps(manifest))
+    assert store.lookup(KEY, Policy) == ref
+
+
 def test_user_inputs_are_known_by_names_and_contents(store: ArtifactStore, tmp_path: Path) -> None:
     root = tmp_path / "data"
     (root / "imagesTr").mkdir(parents=True)

@@ -63,3 +63,12 @@ def test_history_round_trip_with_means_and_gaps(tmp_path: Path) -> None:
     assert read_history(tmp_path / "h.csv") == {"step": [2.0], "a": [2.0], "b": [5.0]}
     write_history(tmp_path / "g.csv", rows)
     assert str(read_history(tmp_path / "g.csv")["b"]) == "[nan, 5.0]"
+
+
+def test_the_progress_says_which_epoch_it_is(tmp_path: Path) -> None:
+    said: list[float] = []
+    run_steps(
+        lambda _: {"loss": 0.0}, 6, {}, tmp_path, lambda done, total, metrics: said.append(metrics["epoch"]),
+        per_epoch=4,
+    )  # fmt: skip
+    assert said == [1, 1, 1, 1, 2, 2]
