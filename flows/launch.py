@@ -22,6 +22,10 @@ def execute(config: AutoIterationConfig, restart_from: str | None = None) -> Pat
     from flows import preflight
 
     preflight.check(config)  # what can be refused without Prefect is refused without waiting for it
+    if config.store_url is not None:
+        from flows.remote_store import open_store
+
+        open_store(config.store_folder, config.store_url)
     from flows.operations.embedded import embedded_server
     from flows.prefect_settings import quiet_user_errors
 

@@ -141,6 +141,7 @@ def submit(
         say(f"{dashboard(api)}/runs/flow-run/{run.id}")
         if watch:
             _follow(run.id)
+            _show_result(loaded.run_folder)
 
 
 @operations.command()
@@ -171,3 +172,12 @@ def _follow(run_id: UUID) -> None:
     ended = follow(run_id, say)
     if ended.state is None or not ended.state.is_completed():
         raise typer.Exit(1)
+
+
+def _show_result(run_folder: Path) -> None:
+    """The result table, where this machine sees the folder that the worker wrote to."""
+    from flows.launch import show
+    from flows.report import METRICS
+
+    if (run_folder / METRICS).is_file():
+        show(run_folder)

@@ -6,6 +6,7 @@ worker's folder from being imported in place of packages. Every registration rep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 POOL = "gpu"
 SILENT_SECONDS = 90  # a run that sends no heartbeat for so long (one is due every 30 s) is dead
 LAUNCH_SECONDS = 300  # from the worker's taking of a run to its first line
-ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Cached", "TimedOut", "Paused", "Suspended")
-WAITING = ("Scheduled", "Late", "AwaitingRetry", "AwaitingConcurrencySlot")
+ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
+WAITING = ("Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot")
 
 
 def register(pool: str, folder: Path) -> list[str]:
@@ -147,29 +148,29 @@ def install_automations() -> None:
     """Let the server mark runs Crashed whose process has died with its worker: nobody else would."""
     from prefect.client.orchestration import get_client
 
-    alive = {f"prefect.flow-run.{sign}" for sign in ("heartbeat", "Running", "Retrying")}
     with get_client(sync_client=True) as client:
         _install(
             client,
             name="RL4Seg: a run without heartbeat is Crashed",
-            after=alive,
-            alive=alive,
+            after="heartbeat",
+            expect=("heartbeat", *ENDED),
             seconds=SILENT_SECONDS,
             message=f"No heartbeat for {SILENT_SECONDS} s: its process has died. Retry keeps finished stages.",
         )
         _install(
             client,
             name="RL4Seg: a run that never starts is Crashed",
-            after={"prefect.flow-run.Pending", "prefect.flow-run.Submitting"},
-            alive=alive,
+            after="Pending",
+            expect=("Running", *ENDED, *WAITING),
             seconds=LAUNCH_SECONDS,
-            message=f"Not started within {LAUNCH_SECONDS} s: the worker has died. Press Retry.",
+            message=f"Not started within {LAUNCH_SECONDS} s: its worker has died. Press Retry.",
         )
 
 
 def _install(
-    client: SyncPrefectClient, *, name: str, after: set[str], alive: set[str], seconds: int, message: str
+    client: SyncPrefectClient, *, name: str, after: str, expect: Sequence[str], seconds: int, message: str
 ) -> None:
+    """Few events, as each one that counts costs a write: SQLite has one writer, and waits of a minute were seen."""
     from prefect.client.schemas.objects import StateType
     from prefect.events import ResourceSpecification
     from prefect.events.actions import ChangeFlowRunState
@@ -180,8 +181,8 @@ def _install(
         description="Installed by rl4seg deploy.",
         trigger=EventTrigger(
             match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-            after=after,
-            expect=alive | {f"prefect.flow-run.{state}" for state in (*ENDED, *WAITING)},
+            after={f"prefect.flow-run.{after}"},
+            expect={f"prefect.flow-run.{event}" for event in expect},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,

@@ -77,6 +77,11 @@ class Child:
         """Whether it runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def just_died(self) -> bool:
+        """Whether it has ended and nobody has asked for another start yet."""
+        return not self.alive() and not self._again_at
+
     def start_again(self) -> bool:
         """Start it anew where it has died, after a pause that grows while it keeps dying; whether it was started."""
         now = time.monotonic()

@@ -6,7 +6,6 @@ the worker is started again. The server's automations do the same, later, where 
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
@@ -24,7 +23,6 @@ from flows.operations.runs import mark_crashed, process_of, runs_of
 from reward_data.errors import ConfigError
 
 END_SECONDS = 20.0  # for a run to leave its stage and say that it was stopped
-log = logging.getLogger(__name__)
 
 
 class Device(NamedTuple):
@@ -104,9 +102,9 @@ class Workers:
         for child in self._running:
             if child.alive():
                 continue
-            ended = self._end_runs([child], "Its worker died.")
-            for name in ended:
-                self._say(f"{child.name}: the worker has died, its run is marked Crashed: {name}")
+            if child.just_died:
+                for name in self._end_runs([child], "Its worker died."):
+                    self._say(f"{child.name}: the worker has died, its run is marked Crashed: {name}")
             if child.start_again():
                 self._say(f"{child.name}: started again")
 
@@ -130,13 +128,16 @@ class Workers:
             until = time.monotonic() + END_SECONDS
             while any(process_of(run) for run in runs) and time.monotonic() < until:
                 time.sleep(0.2)
+            for child in workers:
+                child.tell_all(signal.SIGKILL)
+            for run in runs and runs_of(names):  # those that could not say so themselves
+                mark_crashed(run, f"{why} Press Retry: finished stages are kept.")
         except Exception as error:  # a server that is gone marks them by its automation, once it is back
-            log.warning("runs of %s could not be marked as ended: %r", ", ".join(names), error)
-            runs = []
-        for child in workers:
-            child.tell_all(signal.SIGKILL)
-        for run in runs and runs_of(names):  # those that could not say so themselves
-            mark_crashed(run, f"{why} Press Retry: finished stages are kept.")
+            self._say(f"{', '.join(names)}: the server did not take what became of their runs ({error!r})")
+            return []
+        finally:
+            for child in workers:
+                child.tell_all(signal.SIGKILL)
         return [run.name for run in runs]
 
 

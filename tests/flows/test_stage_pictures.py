@@ -216,7 +216,7 @@ def write_rewards(folder: Path, cases: Path) -> None:
         for number, case_id in enumerate(store.ids):
             truth = store.labels([number])[0]
             image = np.rint(store.images([number])[0] * 255).astype(np.uint8)
-            empty, swapped = np.zeros_like(truth), np.roll(truth, number)
+            empty, swapped = np.zeros_like(truth), np.roll(truth, max(0, number - 2))
             examples: Sequence[tuple[Any, Any]] = [
                 (Swap(other_id="x"), swapped), (Identity(), truth), (Correction(steps=(), closing_radius=0), empty)
             ]  # fmt: skip
@@ -284,9 +284,8 @@ def test_curves_come_in_the_order_asked_for_and_zeros_are_left_out(
     opened(picture("finetune_policy", tmp_path, {}))
     assert told == ["Mean reward", "KL to the reference (nats)", "Entropy (nats)", "Clip fraction"]
     del told[:]
-    write_history(
-        tmp_path / "history.csv", [{"step": row["step"], "policy_loss": row["policy_loss"]} for row in rows]
-    )
+    kept = ("step", "policy_loss", "value_loss")
+    write_history(tmp_path / "history.csv", [{name: row[name] for name in kept} for row in rows])
     assert picture("finetune_policy", tmp_path, {}) is not None
     assert told == ["Policy loss"]
 

@@ -23,7 +23,7 @@ import httpx
 from tests.flows.tiny import is_alive
 
 CLI = str(Path(sys.executable).with_name("rl4seg"))
-START_SECONDS = 120.0
+START_SECONDS = 180.0  # with SQLite a server may stand still for a minute
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -72,7 +72,7 @@ class Api:
 
     def __post_init__(self) -> None:
         auth = tuple(self.password.split(":", 1)) if self.password else None
-        self.http = httpx.Client(base_url=self.url + "/", auth=auth, timeout=30)  # type: ignore[arg-type]
+        self.http = httpx.Client(base_url=self.url + "/", auth=auth, timeout=90)  # type: ignore[arg-type]
 
     def headers(self) -> dict[str, str]:
         client = str(uuid4())

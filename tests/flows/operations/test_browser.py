@@ -49,8 +49,8 @@ def picture(page: Any, name: str) -> None:
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
-def newest_run(here: Place, name: str) -> str | None:
-    runs = here.api.post("flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+def newest_run(here: Place, deployment: str) -> str | None:
+    runs = here.api.post("flow_runs/filter", {"flow_runs": {"deployment_id": {"any_": [deployment]}}})
     return str(runs[0]["id"]) if runs else None
 
 
@@ -72,13 +72,15 @@ def test_form_progress_pictures_and_retry(running: Place, job: Job, tmp_path: Pa
     name.fill("from-the-form")
     picture(page, "form")
     page.get_by_role("button", name="Submit").click()
-    run_id = wait_for(lambda: newest_run(running, "auto-iteration from-the-form"), 60, "the run has its name")
+    run_id = wait_for(lambda: newest_run(running, deployment), 60, "a run")
+    assert running.api.run(run_id)["parameters"]["config"]["name"] == "from-the-form"
+
+    wait_for(lambda: running.api.run(run_id)["name"] == "auto-iteration from-the-form", 60, "a name")
 
     # 2. progress with step and loss
     page.goto(f"{dashboard}/runs/flow-run/{run_id}")
     page.get_by_text("Artifacts", exact=True).first.click()
-    page.get_by_text("iteration 1 · reward net: ").first.wait_for()
-    assert re.search(r"of 120  epoch \d+  loss 0\.", page.get_by_text("reward net: ").first.inner_text())
+    page.get_by_text(re.compile(r"reward net: \d+ of 120\s+epoch \d+\s+loss 0\.")).first.wait_for()
     picture(page, "running")
 
     # 3. it has failed; the picture of a finished stage is there
@@ -99,6 +101,8 @@ def test_form_progress_pictures_and_retry(running: Place, job: Job, tmp_path: Pa
     page.get_by_text("Failed", exact=True).first.wait_for()
     page.get_by_role("button", name="Retry").first.click()
     page.get_by_role("button", name="Retry").last.click()  # "Retry this run?"
+    page.get_by_text("Completed", exact=True).first.wait_for()
+    page.reload()
     page.get_by_text("Completed", exact=True).first.wait_for()
     picture(page, "retried")
     statuses = running.api.tasks(run_id)

@@ -27,7 +27,7 @@ from tests.flows.operations.pool import (
 
 pytestmark = [
     pytest.mark.flow,
-    pytest.mark.xdist_group("operations"),
+    pytest.mark.xdist_group("pool"),
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes there are"),
 ]
 STAGE = "iteration 1 · reward net"

@@ -63,32 +63,32 @@ def continued(here: Place, job: Job, output: Path, run_id: str) -> None:
 
 def kill_the_flow(here: Place, run_id: str) -> None:
     os.kill(flow_process(here.api, run_id), signal.SIGKILL)
-    here.api.wait(run_id, "CRASHED", seconds=30)
+    here.api.wait(run_id, "CRASHED", seconds=90)
 
 
 def terminate_the_flow(here: Place, run_id: str) -> None:
     os.kill(flow_process(here.api, run_id), signal.SIGTERM)
-    here.api.wait(run_id, "CRASHED", seconds=30)
+    here.api.wait(run_id, "CRASHED", seconds=90)
 
 
 def kill_worker_and_flow(here: Place, run_id: str) -> None:
     flow, worker = flow_process(here.api, run_id), worker_process(here)
     for pid in (worker, flow):
         os.kill(pid, signal.SIGKILL)
-    here.api.wait(run_id, "CRASHED", seconds=30)
+    here.api.wait(run_id, "CRASHED", seconds=90)
 
 
 def terminate_the_worker(here: Place, run_id: str) -> None:
     worker = worker_process(here)
     os.kill(worker, signal.SIGTERM)
-    here.api.wait(run_id, "CRASHED", seconds=30)
+    here.api.wait(run_id, "CRASHED", seconds=90)
     wait_for(lambda: worker_process(here) != worker, 30, "another worker")
 
 
 def kill_the_worker(here: Place, run_id: str) -> None:
     flow = flow_process(here.api, run_id)
     os.kill(worker_process(here), signal.SIGKILL)
-    here.api.wait(run_id, "CRASHED", seconds=30)
+    here.api.wait(run_id, "CRASHED", seconds=90)
     wait_for(lambda: not is_alive(flow), 10, "its flow ends as well: the next run gets the GPU for itself")
 
 
@@ -101,7 +101,14 @@ def cancel(here: Place, run_id: str) -> None:
 
 @pytest.mark.parametrize(
     "death",
-    [kill_the_flow, terminate_the_flow, terminate_the_worker, kill_the_worker, kill_worker_and_flow, cancel],
+    [
+        kill_the_flow,
+        terminate_the_worker,
+        kill_worker_and_flow,
+        cancel,
+        pytest.param(terminate_the_flow, marks=pytest.mark.slow),
+        pytest.param(kill_the_worker, marks=pytest.mark.slow),
+    ],
     ids=lambda death: death.__name__,
 )
 def test_a_run_that_died_goes_on_by_retry(running: Place, job: Job, tmp_path: Path, death: Death) -> None:
@@ -159,7 +166,7 @@ def answer(here: Place, run_id: str) -> str | None:
         return None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopping_everything_leaves_no_process_and_no_run_in_running(
     job: Job, tmp_path: Path, number: signal.Signals
 ) -> None:

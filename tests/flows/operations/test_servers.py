@@ -12,7 +12,7 @@ import pytest
 
 from flows.operations.servers import ServerOptions, server_command, server_environment
 from reward_data.errors import ConfigError
-from tests.flows.operations.pool import Place, free_port, place
+from tests.flows.operations.pool import Api, Place, free_port, place
 
 PASSWORD = "admin:a-password-of-a-test"
 
@@ -80,13 +80,15 @@ POOL_REQUEST = {"name": "other", "type": "process"}
 def test_a_request_needs_the_password_and_a_token(guarded: Place) -> None:
     url = f"http://127.0.0.1:{guarded.port}/api"
     user, password = PASSWORD.split(":")
-    assert httpx.post(f"{url}/work_pools/", json=POOL_REQUEST).status_code == 401
-    assert httpx.post(f"{url}/work_pools/", json=POOL_REQUEST, auth=(user, "wrong")).status_code == 401
+    api = Api(url, PASSWORD)
+    token = api.headers()
+    for wrong in (None, (user, "wrong")):
+        answer = httpx.post(f"{url}/work_pools/", json=POOL_REQUEST, headers=token, auth=wrong)
+        assert answer.status_code == 401
+        assert httpx.get(f"{url}/csrf-token", params={"client": "x"}, auth=wrong).status_code == 401
     without_token = httpx.post(f"{url}/work_pools/", json=POOL_REQUEST, auth=(user, password))
     assert without_token.status_code == 403
     assert "CSRF" in without_token.text
-    api = guarded.api
-    api = type(api)(url, PASSWORD)
     assert api.post("work_pools/", POOL_REQUEST)["name"] == "other"
 
 
