@@ -15,7 +15,7 @@ import pytest
 from tests.docker.files import DOCKER, health_check
 from tests.flows.operations.pool import Api, free_port
 
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group("docker-health")]
+pytestmark = pytest.mark.flow
 PASSWORD = "team:word"
 OURS, ANOTHERS = f"{socket.gethostname()}-gpu0", "elsewhere-gpu0"
 

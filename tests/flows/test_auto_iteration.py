@@ -16,7 +16,7 @@ from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY
 from reward_data.errors import ArtifactError
 from tests.flows import tiny
 
-pytestmark = [pytest.mark.flow, pytest.mark.xdist_group("flow")]
+pytestmark = pytest.mark.flow
 CACHED_SECONDS = (
     60.0  # 10 s where the machine is quiet (the goal is 20); this only catches a stage that runs again
 )

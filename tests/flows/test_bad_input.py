@@ -348,7 +348,6 @@ def test_the_dashboard_shows_a_refused_write_without_traceback() -> None:
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 def test_the_command_prints_one_error_and_trains_nothing(tiny: Path, tmp_path: Path) -> None:
     truncate(image_of(tiny, "target"))
     command = [str(Path(sys.executable).with_name("rl4seg")), "run", str(tiny), f"output={tmp_path / 'runs'}"]

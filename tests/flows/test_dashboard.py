@@ -234,7 +234,6 @@ def artifacts(flow_run: Any) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 def test_a_task_run_gets_both_artifacts(prefect_server: None, said: pytest.LogCaptureFixture) -> None:
     from prefect import flow, task
     from prefect.context import TaskRunContext
@@ -266,7 +265,6 @@ def test_a_task_run_gets_both_artifacts(prefect_server: None, said: pytest.LogCa
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 def test_a_run_gets_its_result(
     prefect_server: None, undisturbed: tiny.Run, tmp_path: Path, said: pytest.LogCaptureFixture
 ) -> None:

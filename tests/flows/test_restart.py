@@ -129,7 +129,6 @@ def test_nothing_changes_outside_a_restart(here: StageEnvironment) -> None:
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 def test_a_run_from_ppo_at_2(workshop: tiny.Workshop, undisturbed: tiny.Run) -> None:
     again = workshop.start("undisturbed", "from=ppo@2", name="again").wait()
     built = set(again.built())

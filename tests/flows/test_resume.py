@@ -15,7 +15,6 @@ from tests.flows import tiny
 
 pytestmark = [
     pytest.mark.flow,
-    pytest.mark.xdist_group("flow"),
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc and inotify what processes and files do"),
 ]
 SYNTHESIS, REWARD_NET, PPO = "iteration 1 · synthesize", "iteration 1 · reward net", "iteration 1 · PPO"

@@ -79,7 +79,6 @@ def titles(sheet: Sheet, row: int = 0) -> list[str]:
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 @pytest.mark.parametrize("label", list(STAGES))
 def test_every_stage_of_a_run_has_its_picture(undisturbed: tiny.Run, label: str, sheets: list[Sheet]) -> None:
     domain = "source" if label in ("shape prior", "source training") else "target"
@@ -93,7 +92,6 @@ def test_every_stage_of_a_run_has_its_picture(undisturbed: tiny.Run, label: str,
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 def test_cases_are_shown_from_worst_to_best(undisturbed: tiny.Run, sheets: list[Sheet]) -> None:
     cases = undisturbed.artifact("import target")
     picture(
@@ -120,7 +118,6 @@ def test_cases_are_shown_from_worst_to_best(undisturbed: tiny.Run, sheets: list[
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 def test_two_evaluations_are_compared_on_the_same_cases(undisturbed: tiny.Run, sheets: list[Sheet]) -> None:
     labels = {"before": "source-only · evaluate", "after": "iteration 2 · evaluate"}
     evaluations = {name: undisturbed.artifact(label) for name, label in labels.items()}
@@ -130,7 +127,6 @@ def test_two_evaluations_are_compared_on_the_same_cases(undisturbed: tiny.Run, s
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("flow")
 def test_predictions_are_shown_from_least_to_most_confident(
     undisturbed: tiny.Run, sheets: list[Sheet]
 ) -> None:

@@ -23,7 +23,6 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 pytestmark = [
     pytest.mark.flow,
     pytest.mark.slow,
-    pytest.mark.xdist_group("operations"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path; name one in CHROMIUM"),
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes there are"),
 ]

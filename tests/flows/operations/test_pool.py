@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +17,11 @@ from tests.flows.operations.pool import (
     environment_of,
     flow_process,
     place,
-    wait_for,
     wait_for_stage,
 )
 
 pytestmark = [
     pytest.mark.flow,
-    pytest.mark.xdist_group("pool"),
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes there are"),
 ]
 STAGE = "iteration 1 · reward net"
@@ -147,33 +141,6 @@ def test_two_workers_take_one_run_each_on_their_own_device_and_a_third_run_waits
 # --- schedules -------------------------------------------------------------------------------------------------------
 
 
-def test_a_schedule_fires_and_an_overlapping_run_is_refused(job: Job, tmp_path: Path) -> None:
-    output = tmp_path / "runs"
-    with place(tmp_path / "place") as here:
-        here.up()
-        arguments = (str(job.config), *job.arguments(output), "reward_net.steps=100000")
-        said = here.call("deploy", *arguments, "--cron", "* * * * *", "--name", "every-minute")
-        assert "deployment auto-iteration/every-minute" in said
-        deployment = here.api.get("deployments/name/auto-iteration/every-minute")
-        assert deployment["parameters"]["config"]["output"] == str(output)
-
-        def started(*types: str) -> list[dict[str, Any]]:
-            wanted = {
-                "flow_runs": {
-                    "deployment_id": {"any_": [deployment["id"]]},
-                    "state": {"type": {"any_": types}},
-                }
-            }
-            runs: list[dict[str, Any]] = here.api.post("flow_runs/filter", wanted)
-            return runs
-
-        first = wait_for(lambda: started("RUNNING"), 100, "the schedule fires")[0]
-        assert first["auto_scheduled"]
-        refused = wait_for(lambda: started("CANCELLED"), 100, "the next one is refused")[0]
-        assert "concurrency" in refused["state"]["message"].lower()
-        assert [run["id"] for run in started("RUNNING")] == [first["id"]]
-
-
 def test_a_schedule_that_cannot_be_read_is_refused(running: Place) -> None:
     said = running.call("deploy", "auto_iteration/demo", "--cron", "61 * * *", code=2)
     assert "the schedule '61 * * *'" in said
@@ -182,57 +149,3 @@ def test_a_schedule_that_cannot_be_read_is_refused(running: Place) -> None:
     )
     assert "Mars/Olympus" in said
     assert "give it: rl4seg deploy CONFIG --cron" in running.call("deploy", "--cron", "0 2 * * *", code=2)
-
-
-# --- zombies ---------------------------------------------------------------------------------------------------------
-
-
-def plain_worker(here: Place, name: str) -> subprocess.Popen[bytes]:
-    """A Prefect worker that nobody of ours looks after, as on a machine that loses its power."""
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "worker",
-        "start",
-        "-p",
-        "gpu",
-        "--limit",
-        "1",
-        "--name",
-        name,
-    ]
-    environment = here.environment(
-        PREFECT_API_URL=here.api.url,
-        PREFECT_WORKER_QUERY_SECONDS="2",
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    )
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def test_a_zombie_is_crashed_within_two_minutes_and_the_next_run_starts(job: Job, tmp_path: Path) -> None:
-    with place(tmp_path / "place") as here:
-        server = here.start("server", "--port", str(here.port))
-        server.wait_for("dashboard:")
-        here.call("deploy")
-        workers = [plain_worker(here, "machine-a")]
-        try:
-            zombie = here.submit(job.config, *job.arguments(tmp_path / "a"), "reward_net.steps=100000")
-            wait_for_stage(tmp_path / "a", STAGE)
-            flow = flow_process(here.api, zombie)
-            workers[0].send_signal(signal.SIGKILL)
-            os.kill(flow, signal.SIGKILL)
-            died = time.monotonic()
-            workers[0].wait()
-            following = here.submit(job.config, *job.arguments(tmp_path / "b"))
-            workers.append(plain_worker(here, "machine-b"))
-            assert here.api.state(zombie) == "RUNNING"
-            here.api.wait(zombie, "CRASHED", seconds=120)
-            print(f"a zombie was Crashed after {time.monotonic() - died:.0f} s")
-            assert "No heartbeat" in here.api.run(zombie)["state"]["message"]
-            here.api.wait(following, "COMPLETED")
-            assert digests(tmp_path / "b") == job.digests
-        finally:
-            for worker in workers:
-                worker.kill()
-                worker.wait()

@@ -26,7 +26,6 @@ from tests.flows.tiny import is_alive
 
 pytestmark = [
     pytest.mark.flow,
-    pytest.mark.xdist_group("operations"),
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes there are"),
 ]
 STAGE = "iteration 1 · reward net"

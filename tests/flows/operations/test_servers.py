@@ -76,7 +76,6 @@ POOL_REQUEST = {"name": "other", "type": "process"}
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("operations")
 def test_a_request_needs_the_password_and_a_token(guarded: Place) -> None:
     url = f"http://127.0.0.1:{guarded.port}/api"
     user, password = PASSWORD.split(":")
@@ -93,7 +92,6 @@ def test_a_request_needs_the_password_and_a_token(guarded: Place) -> None:
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("operations")
 def test_other_origins_are_not_allowed(guarded: Place) -> None:
     url = f"http://127.0.0.1:{guarded.port}/api/health"
     own, other = f"http://127.0.0.1:{guarded.port}", "http://elsewhere.example.org"
@@ -103,7 +101,6 @@ def test_other_origins_are_not_allowed(guarded: Place) -> None:
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("operations")
 def test_clients_find_it_and_say_what_they_lack(guarded: Place) -> None:
     assert "it wants a password; set PREFECT_API_AUTH_STRING" in guarded.call(
         "deploy", code=2, PREFECT_API_URL=f"http://127.0.0.1:{guarded.port}/api"
@@ -117,7 +114,6 @@ def test_clients_find_it_and_say_what_they_lack(guarded: Place) -> None:
 
 
 @pytest.mark.flow
-@pytest.mark.xdist_group("operations")
 def test_a_port_that_is_taken_is_named(guarded: Place) -> None:
     with place(guarded.folder / "second") as other:
         said = other.call("server", "--port", str(guarded.port), code=2)
