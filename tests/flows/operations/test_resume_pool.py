@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,15 +34,21 @@ Death = Callable[[Place, str], None]
 
 
 def worker_process(here: Place) -> int:
-    """The Prefect worker below `rl4seg up`."""
-    below = [pid for pid in descendants(here.commands[0].process.pid) if is_alive(pid)]
-    return next(pid for pid in below if b"worker\0start" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    """The Prefect worker below `rl4seg up`; 0 while there is none."""
+    return below_up(here, b"worker\0start")
 
 
 def server_process(here: Place) -> int:
-    """The Prefect server below `rl4seg up`."""
-    below = [pid for pid in descendants(here.commands[0].process.pid) if is_alive(pid)]
-    return next(pid for pid in below if b"server\0start" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    """The Prefect server below `rl4seg up`; 0 while there is none."""
+    return below_up(here, b"server\0start")
+
+
+def below_up(here: Place, command: bytes) -> int:
+    for pid in descendants(here.commands[0].process.pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if is_alive(pid) and command in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+    return 0
 
 
 def continued(here: Place, job: Job, output: Path, run_id: str) -> None:
@@ -81,7 +88,7 @@ def terminate_the_worker(here: Place, run_id: str) -> None:
     worker = worker_process(here)
     os.kill(worker, signal.SIGTERM)
     here.api.wait(run_id, "CRASHED", seconds=90)
-    wait_for(lambda: worker_process(here) != worker, 30, "another worker")
+    wait_for(lambda: worker_process(here) not in (0, worker), 30, "another worker")
 
 
 def kill_the_worker(here: Place, run_id: str) -> None:
@@ -143,7 +150,7 @@ def test_a_server_that_is_restarted_during_a_stage_loses_nothing(
     server = server_process(running)
     os.kill(server, signal.SIGKILL)
     running.commands[0].wait_for("the server had died; started again")
-    wait_for(lambda: server_process(running) != server, 30, "another server")
+    wait_for(lambda: server_process(running) not in (0, server), 30, "another server")
 
     def ended() -> bool:
         return lineage(output)[-1]["stage"] == "write_report" and lineage(output)[-1]["status"] == "built"
