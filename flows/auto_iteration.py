@@ -16,8 +16,8 @@ from flows import preflight
 from flows.config import AutoIterationConfig
 from flows.config_loader import dump_config
 from flows.prefect_settings import flow
-from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND
-from flows.report_stage import PolicyRecord, write_report
+from flows.reporting.data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND
+from flows.reporting.stage import PolicyRecord, write_report
 from flows.restart import restarted_from
 from flows.run_environment import run_environment
 from flows.store import CaseSet, Policy, Report, RewardNet, RewardSet, ShapePriorRef

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.report_data import EvaluationRow
-from flows.report_table import Cell, cells, duration, ordered, quality_columns, signal_columns, used
+from flows.reporting.data import EvaluationRow
+from flows.reporting.tables import Cell, cells, duration, ordered, quality_columns, signal_columns, used
 
 log = logging.getLogger(__name__)
 Value = float | int | str | bool | None
@@ -240,7 +240,7 @@ def _with_picture(head: str, png: bytes | None, words: str, foot: str = "") -> s
     if len(png) > room:
         from PIL import Image
 
-        from flows.picture_sheet import encoded
+        from flows.reporting.picture_sheet import encoded
 
         png = encoded(Image.open(io.BytesIO(png)), room)
     return f"{head}\n![{words}](data:image/png;base64,{base64.b64encode(png).decode()})\n" + (
@@ -256,7 +256,7 @@ def _result_picture(metrics: Mapping[str, Any], store: Path) -> bytes | None:
         made_from = [_inputs(store / row["key"], kinds) for row in rows]
         judged = [place for place, found in enumerate(made_from) if "RewardNet" in found]
         last = (judged or [len(rows) - 1])[-1]
-        from flows.stage_pictures import montage_picture
+        from flows.reporting.stage_pictures import montage_picture
 
         shown = {
             rows[place]["label"].removesuffix(" · evaluate"): store / rows[place]["key"]

@@ -9,8 +9,8 @@ from flows.config import AutoIterationConfig
 from flows.config_loader import load_config
 from flows.console import console
 from flows.remote_store import open_store
-from flows.report_data import MAIN, EvaluationRow
-from flows.report_table import result_table
+from flows.reporting.data import MAIN, EvaluationRow
+from flows.reporting.tables import result_table
 from flows.run_folder import StageRow, read_status
 from flows.store import ArtifactStore, Policy
 from reward_data.errors import ArtifactError

@@ -44,8 +44,8 @@ def show(run_folder: Path) -> Path:
     Raises:
         ArtifactError: the run has no report (yet).
     """
-    from flows.report import METRICS, REPORT, read_metrics
-    from flows.report_table import result_table
+    from flows.reporting.report import METRICS, REPORT, read_metrics
+    from flows.reporting.tables import result_table
     from reward_data.errors import ArtifactError
 
     if not (run_folder / METRICS).is_file():

@@ -269,7 +269,7 @@ def _show(
 ) -> None:
     """Let the dashboard have figures and a picture of what a stage has made; no failure here fails the stage."""
     from flows.dashboard import publish_stage, stage_figures
-    from flows.stage_pictures import picture
+    from flows.reporting.stage_pictures import picture
 
     folder = here.store.root / ref.key
     png, figures = None, dict[str, Any]()

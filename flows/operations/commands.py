@@ -177,7 +177,7 @@ def _follow(run_id: UUID) -> None:
 def _show_result(run_folder: Path) -> None:
     """The result table, where this machine sees the folder that the worker wrote to."""
     from flows.launch import show
-    from flows.report import METRICS
+    from flows.reporting.report import METRICS
 
     if (run_folder / METRICS).is_file():
         show(run_folder)

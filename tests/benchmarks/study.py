@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.report import METRICS, Metrics, read_metrics
-from flows.report_data import MAIN, SOURCE_ONLY, UPPER_BOUND
+from flows.reporting.data import MAIN, SOURCE_ONLY, UPPER_BOUND
+from flows.reporting.report import METRICS, Metrics, read_metrics
 
 DEMO = "auto_iteration/demo"
 Figures = dict[str, tuple[float, float, float]]  # arm -> mean Dice, validity, HD95

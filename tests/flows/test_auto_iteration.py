@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from flows.evaluate_run import evaluate_run
-from flows.report import read_metrics
-from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY
+from flows.reporting.data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY
+from flows.reporting.report import read_metrics
 from reward_data.errors import ArtifactError
 from tests.flows import tiny
 

@@ -30,8 +30,9 @@ from flows.dashboard import (
     stage_figures,
     stage_markdown,
 )
-from flows.report import render
-from tests.flows import report_fixture, tiny
+from flows.reporting.report import render
+from tests.flows import tiny
+from tests.flows.reporting import report_fixture
 
 FIGURES: Mapping[str, float | int | str | bool | None] = {
     "loss": 0.123456, "images": 1240, "epochs": 60.0, "hd95_mm": 4.25, "converged": True, "net": "a|b", "gap": None,

@@ -17,7 +17,7 @@ from contourpy import LineType, contour_generator
 from markupsafe import Markup
 from PIL import Image
 
-from flows.report_data import MontageCase
+from flows.reporting.data import MontageCase
 from reward_data.types import Bool, Float32, UInt8
 
 CLASS_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#f0e442")

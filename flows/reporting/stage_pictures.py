@@ -18,9 +18,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from flows.montage import error_colours
-from flows.picture_curves import training_picture
-from flows.picture_sheet import DIFFERENT, TRUTH, WRONG, Frame, Sheet, area_key, line_key
+from flows.reporting.montage import error_colours
+from flows.reporting.picture_curves import training_picture
+from flows.reporting.picture_sheet import DIFFERENT, TRUTH, WRONG, Frame, Sheet, area_key, line_key
 from reward_data.case_store import CaseStore
 from reward_data.reward_store import RewardStore
 from reward_data.shape_prior import ShapePrior

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from rich.console import Console
 
-from flows import montage, training_curves
-from flows.report import METRICS, collect_metrics, metrics_text, read_metrics, render
-from flows.report_data import (
+from flows.reporting import montage, training_curves
+from flows.reporting.data import (
     LOGIT_BIAS,
     MAIN,
     PPO_OFF,
@@ -28,9 +27,10 @@ from flows.report_data import (
     EvaluationRow,
     MeanSd,
 )
-from flows.report_table import best_text, cells, duration, quality_columns, result_table
-from flows.verdict import dice_difference, honest_verdict, validity_difference
-from tests.flows import report_fixture as made
+from flows.reporting.report import METRICS, collect_metrics, metrics_text, read_metrics, render
+from flows.reporting.tables import best_text, cells, duration, quality_columns, result_table
+from flows.reporting.verdict import dice_difference, honest_verdict, validity_difference
+from tests.flows.reporting import report_fixture as made
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flows.report_data import (
+from flows.reporting.data import (
     LOGIT_BIAS,
     MAIN,
     PPO_OFF,

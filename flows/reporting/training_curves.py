@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from flows.figures import ARM_STYLES, Chart, arm_colour, draw
-from flows.report_data import Curve, Stage
+from flows.reporting.data import Curve, Stage
+from flows.reporting.figures import ARM_STYLES, Chart, arm_colour, draw
 from reward_data.types import Float64
 
 TITLES = {

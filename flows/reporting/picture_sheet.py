@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import Image
 
-from flows.figures import INK
-from flows.montage import class_colour, error_colours
+from flows.reporting.figures import INK
+from flows.reporting.montage import class_colour, error_colours
 from reward_data.types import Bool, Float32, UInt8
 
 PNG_BYTES = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from flows.report_data import (
+from flows.reporting.data import (
     MAIN,
     PPO_OFF,
     SOURCE_ONLY,
@@ -31,7 +31,7 @@ from reward_data.types import UInt8
 from rl4seg.histories import read_history
 
 if TYPE_CHECKING:
-    from flows.report_stage import PolicyRecord
+    from flows.reporting.stage import PolicyRecord
     from flows.store import ArtifactRef
 
 

@@ -1,4 +1,4 @@
-"""Training curves of one stage as a small PNG for the dashboard; the report's charts are `flows.training_curves`."""
+"""Training curves of one stage as a small PNG for the dashboard; the charts of the report are in `training_curves`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from flows.figures import GRID, INK
-from flows.picture_sheet import DPI, drawn
-from flows.training_curves import TITLES, smoothed
+from flows.reporting.figures import GRID, INK
+from flows.reporting.picture_sheet import DPI, drawn
+from flows.reporting.training_curves import TITLES, smoothed
 from reward_data.types import Float64
 from rl4seg.histories import read_history
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import picture_curves, stage_pictures
-from flows.montage import class_colour
-from flows.picture_sheet import PNG_BYTES, TRUTH, WRONG, Frame, Sheet, encoded
-from flows.stage_pictures import montage_picture, picture
+from flows.reporting import picture_curves, stage_pictures
+from flows.reporting.montage import class_colour
+from flows.reporting.picture_sheet import PNG_BYTES, TRUTH, WRONG, Frame, Sheet, encoded
+from flows.reporting.stage_pictures import montage_picture, picture
 from reward_data.case_store import CaseStore, import_cases
 from reward_data.correction import Correction
 from reward_data.distortions import Identity, Swap
@@ -303,7 +303,7 @@ def test_noisy_images_make_a_small_picture(tmp_path: Path) -> None:
 def test_what_cannot_be_drawn_is_logged_and_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO, logger="flows.stage_pictures"):
+    with caplog.at_level(logging.INFO, logger="flows.reporting.stage_pictures"):
         assert picture("write_report", tmp_path, {}) is None
         assert picture("load_checkpoint", tmp_path, {}) is None
         assert picture("train_supervised", tmp_path, {}) is None  # no history
@@ -317,5 +317,6 @@ def test_what_cannot_be_drawn_is_logged_and_left_out(
 
 
 def test_drawing_needs_no_torch() -> None:
-    code = "import sys, flows.stage_pictures; sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
+    imported = "import sys, flows.reporting.stage_pictures; "
+    code = imported + "sys.exit('torch' in sys.modules or 'matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

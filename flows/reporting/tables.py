@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from flows.report_data import ARMS, UPPER_BOUND, EvaluationRow, MeanSd, Unit
+from flows.reporting.data import ARMS, UPPER_BOUND, EvaluationRow, MeanSd, Unit
 
 
 class Cell(NamedTuple):

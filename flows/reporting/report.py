@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field
 
-from flows import figures, montage, report_table, training_curves
-from flows.report_data import (
+from flows.reporting import figures, montage, tables, training_curves
+from flows.reporting.data import (
     MAIN,
     SOURCE_ONLY,
     Curve,
@@ -25,7 +25,7 @@ from flows.report_data import (
     SynthesisSummary,
     Unit,
 )
-from flows.verdict import Statement, honest_verdict, last_row
+from flows.reporting.verdict import Statement, honest_verdict, last_row
 from reward_data.types import Config
 
 REPORT, METRICS = "report.html", "metrics.json"
@@ -87,8 +87,8 @@ class LookAt(NamedTuple):
 class ResultTable(NamedTuple):
     """One HTML table over the evaluation rows."""
 
-    columns: Sequence[report_table.TableColumn]
-    lines: Sequence[tuple[EvaluationRow, Sequence[report_table.Cell]]]
+    columns: Sequence[tables.TableColumn]
+    lines: Sequence[tuple[EvaluationRow, Sequence[tables.Cell]]]
 
 
 class Card(NamedTuple):
@@ -121,7 +121,7 @@ def collect_metrics(data: ReportData) -> Metrics:
         class_names=data.class_names,
         versions=dict(data.versions),
         verdict=honest_verdict(data.rows),
-        rows=report_table.ordered(data.rows),
+        rows=tables.ordered(data.rows),
         synthesis=data.synthesis,
         reliability=data.reliability,
         lineage=tuple(dict(row) for row in data.lineage),
@@ -157,7 +157,7 @@ def render_html(data: ReportData, verdict: Sequence[Statement]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": report_table.percent, "duration": report_table.duration}
+    environment.filters |= {"percent": tables.percent, "duration": tables.duration}
     environment.globals |= {
         "arm_colour": figures.arm_colour,
         "class_colour": montage.class_colour,
@@ -167,16 +167,16 @@ def render_html(data: ReportData, verdict: Sequence[Statement]) -> str:
 
 
 def _context(data: ReportData, verdict: Sequence[Statement]) -> dict[str, Any]:
-    rows = report_table.ordered(data.rows)
-    length = report_table.short_unit(data.unit)
+    rows = tables.ordered(data.rows)
+    length = tables.short_unit(data.unit)
     return {
         "data": data,
         "verdict": verdict,
         "glossary": {key: text.partition(": ")[::2] for key, text in GLOSSARY.items()},
         "cards": list(_cards(rows, data)),
         "tables": [
-            _table(rows, report_table.quality_columns(data.class_names, data.unit)),
-            _table(rows, report_table.signal_columns()),
+            _table(rows, tables.quality_columns(data.class_names, data.unit)),
+            _table(rows, tables.signal_columns()),
         ],
         "same_cases": len({row.cases for row in rows}) == 1,
         "arms": list(dict.fromkeys(row.arm for row in rows)),
@@ -193,20 +193,20 @@ def _context(data: ReportData, verdict: Sequence[Statement]) -> dict[str, Any]:
     }
 
 
-def _table(rows: Sequence[EvaluationRow], columns: Sequence[report_table.TableColumn]) -> ResultTable:
-    shown = report_table.used(columns, rows)
-    return ResultTable(shown, list(zip(rows, report_table.cells(shown, rows), strict=True)))
+def _table(rows: Sequence[EvaluationRow], columns: Sequence[tables.TableColumn]) -> ResultTable:
+    shown = tables.used(columns, rows)
+    return ResultTable(shown, list(zip(rows, tables.cells(shown, rows), strict=True)))
 
 
 def _cards(rows: Sequence[EvaluationRow], data: ReportData) -> Iterator[Card]:
     last, source = last_row(rows, MAIN), last_row(rows, SOURCE_ONLY)
     if last is None or source is None:
         return
-    columns = (*report_table.quality_columns(data.class_names, data.unit), *report_table.signal_columns())
+    columns = (*tables.quality_columns(data.class_names, data.unit), *tables.signal_columns())
     wanted = {"dice_mean", "validity", "hd95", "ece"}
     for column in columns:
         if column.key in wanted and column.label != "ECE before":
-            (now,), (before,) = report_table.cells([column], [last, source])
+            (now,), (before,) = tables.cells([column], [last, source])
             if now.text != "–":
                 yield Card(
                     column.label.replace("ECE after", "Reward-net ECE"), column.key, now.text, before.text
@@ -233,7 +233,7 @@ def _cases_to_look_at(rows: Sequence[EvaluationRow]) -> tuple[LookAt, ...]:
 def _lineage_cells(row: Mapping[str, Any]) -> dict[str, str]:
     shown = {key: "" if value is None else str(value) for key, value in row.items()}
     if isinstance(row.get("seconds"), int | float):
-        shown["seconds"] = report_table.duration(float(row["seconds"]))
+        shown["seconds"] = tables.duration(float(row["seconds"]))
     if isinstance(row.get("cached"), bool):
         shown["cached"] = "cached" if row["cached"] else "ran"
     return shown

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from flows.report_data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND, EvaluationRow
-from flows.report_table import percent
+from flows.reporting.data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND, EvaluationRow
+from flows.reporting.tables import percent
 from reward_data.types import Config
 
 AREA_DRIFT = 0.2  # relative change of a class's mean area that is worth a warning

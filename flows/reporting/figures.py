@@ -18,7 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from flows.report_data import (
+from flows.reporting.data import (
     LOGIT_BIAS,
     MAIN,
     PPO_OFF,

@@ -32,8 +32,8 @@ def write_report(
     montage_cases: int,
 ) -> None:
     """Write ``report.html`` and ``metrics.json``."""
-    from flows.report import render
-    from flows.report_collect import Collector
+    from flows.reporting.collect import Collector
+    from flows.reporting.report import render
     from reward_data.case_store import CaseStore
 
     with CaseStore(ctx.path(cases) / "cases.h5") as store:

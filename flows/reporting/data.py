@@ -1,4 +1,4 @@
-"""What a run tells its report: plain frozen records, filled by the flow and read by `flows.report`.
+"""What a run tells its report: plain frozen records, filled by the flow and read by `flows.reporting.report`.
 
 Numbers are per-image means with the standard deviation over cases (not over seeds). A value that was not measured is
 None, never NaN. Class names are foreground classes only.
