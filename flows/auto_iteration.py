@@ -1,6 +1,6 @@
 """RL4Seg as a flow: adapt a segmentation policy to an unlabelled target domain.
 
-Read it from the bottom: `auto_iteration` is the whole story, `adapt` is the loop
+Read it from the bottom: `auto_iteration` is the whole story, `flows.arms.adapt` is the loop
 
     predict -> synthesize -> train the reward net -> PPO -> evaluate -> again
 
@@ -10,9 +10,8 @@ and the same command goes on at the stage that was running.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from flows import preflight
+from flows.arms import Start, adapt, measured
 from flows.config import AutoIterationConfig
 from flows.config_loader import dump_config
 from flows.prefect_settings import flow
@@ -20,75 +19,8 @@ from flows.reporting.data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_B
 from flows.reporting.stage import PolicyRecord, write_report
 from flows.restart import restarted_from
 from flows.run_environment import run_environment
-from flows.store import CaseSet, Policy, Report, RewardNet, RewardSet, ShapePriorRef
-from flows.tasks import (
-    evaluate_policy,
-    finetune_policy,
-    fit_shape_prior,
-    import_dataset,
-    load_checkpoint,
-    predict_target,
-    synthesize_rewards,
-    train_reward,
-    train_supervised,
-)
-from reward_data.anatomy import RuleSet
-from rl4seg.configs.ppo import PPOConfig
-
-
-@dataclass(frozen=True)
-class Start:
-    """What every arm starts from."""
-
-    policy: Policy
-    source: CaseSet | None
-    target: CaseSet
-    prior: ShapePriorRef | None
-    rules: RuleSet
-
-
-def adapt(config: AutoIterationConfig, start: Start, arm: str, ppo: PPOConfig) -> list[PolicyRecord]:
-    """The loop, once per arm: N iterations, each one evaluated.
-
-    The control with PPO off shares every stage that does not differ: its first predictions and reward dataset are
-    the main loop's own, answered from the cache.
-    """
-    policy, reward_sets, records = start.policy, list[RewardSet](), list[PolicyRecord]()
-    for i in range(1, config.iterations + 1):
-        label = f"iteration {i}" if arm == MAIN else f"{arm} · iteration {i}"
-        # 1. What does the policy say about the target today?
-        predictions = predict_target.named(f"{label} · predict")(policy, start.target)
-        # 2. Valid masks become pseudo ground truth with bad partners, invalid ones are corrected where possible.
-        rewards = synthesize_rewards.named(f"{label} · synthesize")(
-            config.synthesis, predictions, policy, start.target, start.rules, start.prior, config.seed,
-        )  # fmt: skip
-        reward_sets.append(rewards)
-        # 3. Learn where masks are wrong, from all reward datasets so far; the control with PPO off has no use for it.
-        reward_net: RewardNet | None = None
-        if arm == MAIN:
-            reward_net = train_reward.named(f"{label} · reward net")(
-                config.reward_net, tuple(reward_sets), config.class_names, config.seed,
-            )  # fmt: skip
-        # 4. Act, judge, improve.
-        policy = finetune_policy.named(f"{label} · PPO")(
-            ppo, policy, reward_net if ppo.needs_reward_net else None, rewards, start.target,
-            start.source if ppo.source_replay else None, start.rules, i, config.seed,
-        )  # fmt: skip
-        # 5. Did it help? On images that no stage has trained on.
-        evaluation = evaluate_policy.named(f"{label} · evaluate")(
-            config.evaluation, policy, start.policy, reward_net, start.target, start.rules,
-        )  # fmt: skip
-        records.append(
-            PolicyRecord(
-                arm=arm,
-                iteration=i,
-                policy=policy,
-                evaluation=evaluation,
-                reward_net=reward_net,
-                reward_set=rewards,
-            )
-        )
-    return records
+from flows.store import CaseSet, Policy, Report
+from flows.tasks import fit_shape_prior, import_dataset, load_checkpoint, train_supervised
 
 
 def source_policy(config: AutoIterationConfig, source: CaseSet | None, target: CaseSet) -> Policy:
@@ -103,20 +35,14 @@ def source_policy(config: AutoIterationConfig, source: CaseSet | None, target: C
 def baselines(config: AutoIterationConfig, start: Start) -> list[PolicyRecord]:
     """What the loop has to beat, and what it cannot be expected to beat."""
 
-    def measured(arm: str, policy: Policy, logit_bias: float = 0.0) -> PolicyRecord:
-        evaluation = evaluate_policy.named(f"{arm} · evaluate")(
-            config.evaluation, policy, start.policy, None, start.target, start.rules, logit_bias,
-        )  # fmt: skip
-        return PolicyRecord(arm=arm, iteration=0, policy=policy, evaluation=evaluation)
-
-    records = [measured(SOURCE_ONLY, start.policy)]
+    records = [measured(config, start, SOURCE_ONLY, start.policy)]
     if config.controls.logit_bias:
-        records.append(measured(LOGIT_BIAS, start.policy, config.evaluation.logit_bias))
+        records.append(measured(config, start, LOGIT_BIAS, start.policy, config.evaluation.logit_bias))
     if config.controls.upper_bound:
         best = train_supervised.named("upper bound · training on target labels")(
             config.source_training, config.policy.network, start.target, config.seed,
         )  # fmt: skip
-        records.append(measured(UPPER_BOUND, best))
+        records.append(measured(config, start, UPPER_BOUND, best))
     return records
 
 
