@@ -31,8 +31,8 @@ lint: $(READY)  ## formatting, linters, types, import contracts
 bench: $(READY)  ## one figure per row of the performance targets
 	$(BIN)/python -m tests.benchmarks
 
-study: $(READY)  ## the demo over three seeds: mean and spread of loop, controls and upper bound
-	$(BIN)/python -m tests.benchmarks.study
+study: $(READY)  ## the demo and its rivals over three seeds: differences with intervals; ends with a page
+	$(BIN)/rl4seg compare auto_iteration/demo seeds=0,1,2
 
 clean:  ## remove caches and run folders, keep the environment
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -74,10 +74,22 @@ class Evaluation(ArtifactRef):
     kind: Literal["Evaluation"] = "Evaluation"
 
 
+class JudgementRef(ArtifactRef):
+    """What the stop rule says after an iteration: label-free signals, alarm and choice."""
+
+    kind: Literal["JudgementRef"] = "JudgementRef"
+
+
 class Report(ArtifactRef):
     """The report of a run."""
 
     kind: Literal["Report"] = "Report"
+
+
+class Comparison(ArtifactRef):
+    """What reports of several runs say about the arms: the comparison's page, figures and table."""
+
+    kind: Literal["Comparison"] = "Comparison"
 
 
 RefT = TypeVar("RefT", bound=ArtifactRef)

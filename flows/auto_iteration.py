@@ -15,12 +15,15 @@ from flows.arms import Start, adapt, measured
 from flows.config import AutoIterationConfig
 from flows.config_loader import dump_config
 from flows.prefect_settings import flow
-from flows.reporting.data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND
-from flows.reporting.stage import PolicyRecord, write_report
+from flows.reporting.data import MAIN, SOURCE_ONLY
+from flows.reporting.stage import write_report
 from flows.restart import restarted_from
+from flows.rivals import rivals
 from flows.run_environment import run_environment
+from flows.stop import publish_policy
 from flows.store import CaseSet, Policy, Report
 from flows.tasks import fit_shape_prior, import_dataset, load_checkpoint, train_supervised
+from rl4seg.configs.evaluation import Split
 
 
 def source_policy(config: AutoIterationConfig, source: CaseSet | None, target: CaseSet) -> Policy:
@@ -32,22 +35,8 @@ def source_policy(config: AutoIterationConfig, source: CaseSet | None, target: C
     return train_supervised(config.source_training, config.policy.network, source, config.seed)
 
 
-def baselines(config: AutoIterationConfig, start: Start) -> list[PolicyRecord]:
-    """What the loop has to beat, and what it cannot be expected to beat."""
-
-    records = [measured(config, start, SOURCE_ONLY, start.policy)]
-    if config.controls.logit_bias:
-        records.append(measured(config, start, LOGIT_BIAS, start.policy, config.evaluation.logit_bias))
-    if config.controls.upper_bound:
-        best = train_supervised.named("upper bound · training on target labels")(
-            config.source_training, config.policy.network, start.target, config.seed,
-        )  # fmt: skip
-        records.append(measured(config, start, UPPER_BOUND, best))
-    return records
-
-
-def adaptation(config: AutoIterationConfig) -> Report:
-    """Every stage of a run, from the datasets to the report."""
+def adaptation(config: AutoIterationConfig, split: Split = "test") -> Report:
+    """Every stage of a run, from the datasets to the report; ``split``: the target images that score policies."""
     # Both domains, imported once onto the network's grid.
     source = None
     if config.source is not None:
@@ -59,12 +48,13 @@ def adaptation(config: AutoIterationConfig) -> Report:
     )
     # Where everybody starts.
     prior = fit_shape_prior(config.shape_components, source) if source else None
-    start = Start(source_policy(config, source, target), source, target, prior, config.rule_set())
-    records = baselines(config, start)
-    # The loop, and the same loop with the policy gradient switched off.
+    start = Start(source_policy(config, source, target), source, target, prior, config.rule_set(), split)
+    records = [measured(config, start, SOURCE_ONLY, start.policy)]
+    # The loop, and what it has to beat.
     records += adapt(config, start, MAIN, config.ppo)
-    if config.controls.ppo_off and config.ppo.policy_weight and config.ppo.anchor_weight:
-        records += adapt(config, start, PPO_OFF, config.ppo.model_copy(update={"policy_weight": 0.0}))
+    records += rivals(config, start)
+    # Of all that the loop has made, the policy that its own signals speak for.
+    publish_policy(records)
     return write_report(
         config.name, dump_config(config), tuple(records), target, config.evaluation.montage_cases
     )

@@ -10,6 +10,7 @@ import typer
 
 from flows.command_line import load, restart_from
 from flows.operations.commands import operations
+from flows.review_commands import review
 from reward_data.errors import REFUSALS, Rl4SegError
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ anatomy = typer.Typer(
 )
 app.add_typer(operations)
 app.add_typer(anatomy, name="anatomy")
+app.add_typer(review, name="review")
 
 Overrides = Annotated[
     list[str] | None,
@@ -84,6 +86,38 @@ def demo(overrides: Overrides = None) -> None:
 
     restart, rest = restart_from(overrides)
     execute(load("auto_iteration/demo", rest), restart)
+
+
+@app.command()
+def compare(
+    config: Annotated[str, typer.Argument(help="A YAML config of a run, or the name of a shipped one.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="seeds=0,1,2 and key=value, e.g. rivals.tent=false; from=ppo@2."),
+    ] = None,
+) -> None:
+    """The loop against its rivals at equal gradient steps, over several seeds: table, intervals, tests, page."""
+    from flows.command_line import as_comparison
+    from flows.launch import execute
+
+    restart, rest = restart_from(overrides)
+    execute(as_comparison(config, rest), restart)
+
+
+@app.command()
+def ablate(
+    config: Annotated[str, typer.Argument(help="A YAML config of a run, or the name of a shipped one.")],
+    study: Annotated[str, typer.Argument(help="A shipped study, e.g. critic, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="seeds=0,1 and key=value of the run; from=ppo@2.")
+    ] = None,
+) -> None:
+    """Variants of the loop over several seeds, scored on held-back selection images: what matters in the recipe?"""
+    from flows.command_line import as_ablation
+    from flows.launch import execute
+
+    restart, rest = restart_from(overrides)
+    execute(as_ablation(config, study, rest), restart)
 
 
 @app.command()
@@ -149,13 +183,33 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for cases.csv and summary.json.")] = None,
     iteration: Annotated[
-        int | None, typer.Option(min=0, help="Iteration of the loop, 0 = source; default: the last.")
+        int | None, typer.Option(min=0, help="Iteration of the loop, 0 = source; default: handed out.")
     ] = None,
 ) -> None:
     """Score a run's policy on a dataset: Dice, distances, validity, per case and in sum."""
     from flows.evaluate_run import evaluate_run
 
     evaluate_run(run_folder, dataset, out, iteration)
+
+
+@app.command()
+def uncertainty(
+    run_folder: Run,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run of another seed, for the ensemble; repeat it for more."),
+    ] = None,
+    dice_below: Annotated[
+        float | None, typer.Option(min=0, max=1, help="An image is bad if its mean Dice is below this.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, e.g. dropout_passes=20 augmentation_draws=0.")
+    ] = None,
+) -> None:
+    """Compare ways to be sure of a run's masks: calibration, finding bad images, and what each costs."""
+    from flows.uncertainty import measure_run
+
+    measure_run(run_folder, run or [], dice_below, overrides or [])
 
 
 @anatomy.command()

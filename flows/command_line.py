@@ -10,9 +10,10 @@ import typer
 from reward_data.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flows.config import AutoIterationConfig
+    from flows.config_base import RunConfig
 
 FROM = "from="
+HELD_BACK = 0.2  # of the target's groups, for an ablation
 
 
 def say(line: str) -> None:
@@ -20,16 +21,62 @@ def say(line: str) -> None:
     typer.echo(line)
 
 
-def load(config: str, overrides: list[str] | None) -> AutoIterationConfig:
-    """A config by path or shipped name, with overrides.
+def load(config: str, overrides: list[str] | None) -> RunConfig:
+    """A config by path or shipped name, with overrides, of the type that its pipeline has.
 
     Raises:
         ConfigError: everything that is wrong with it, at once.
     """
-    from flows.config import AutoIterationConfig
     from flows.config_loader import load_config
+    from flows.pipelines import pipeline_for
 
-    return load_config(config, overrides or [], AutoIterationConfig)
+    given = overrides or []
+    return load_config(config, given, pipeline_for(config, given).config())
+
+
+def as_comparison(config: str, overrides: list[str]) -> RunConfig:
+    """The comparison of a run: its config with every rival on, in a folder of its own, NAME-compare.
+
+    Raises:
+        ConfigError: everything that is wrong with it, at once.
+    """
+    from flows.config_loader import load_config, read_unchecked
+    from flows.pipelines import pipeline_named
+
+    pipeline = pipeline_named("compare", "rl4seg compare")
+    rest = [*_own_name(config, overrides, pipeline.name), *overrides]
+    if read_unchecked(config, []).get("pipeline") != pipeline.name:
+        rest.append(f"pipeline={pipeline.name}")
+    return load_config(config, rest, pipeline.config())
+
+
+def as_ablation(config: str, study: str, overrides: list[str]) -> RunConfig:
+    """The study of a run, in a folder of its own, NAME-STUDY; a fifth of the target is held back if nothing is.
+
+    Raises:
+        ConfigError: everything that is wrong with it, at once.
+    """
+    from flows.ablation_config import load_study
+    from flows.config_loader import load_config, read_unchecked
+    from flows.pipelines import pipeline_named
+
+    pipeline = pipeline_named("ablate", "rl4seg ablate")
+    rest = [*_own_name(config, overrides, load_study(study).name), *overrides]
+    target = read_unchecked(config, overrides).get("target")
+    if isinstance(target, dict) and target.get("validation_fraction") == 0:
+        rest.append(f"target.validation_fraction={HELD_BACK}")
+        say(f"{HELD_BACK:.0%} of the target's training images are held back to choose by")
+    return load_config(config, [*rest, f"study={study}", f"pipeline={pipeline.name}"], pipeline.config())
+
+
+def _own_name(config: str, overrides: list[str], what: str) -> list[str]:
+    """The override that keeps a run's folder from being that of the plain run."""
+    from flows.config_loader import read_unchecked
+
+    if any(item.partition("=")[0].strip() == "name" for item in overrides):
+        return []
+    name = str(read_unchecked(config, []).get("name", "run"))
+    return [] if name.endswith(f"-{what}") else [f"name={name}-{what}"]
 
 
 def restart_from(overrides: list[str] | None) -> tuple[str | None, list[str]]:

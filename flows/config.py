@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -11,12 +12,15 @@ from reward_data.anatomy import RuleSet, load_rules
 from reward_data.errors import ConfigError
 from reward_data.preprocess import PreprocessConfig
 from reward_data.readers import DatasetConfig
+from reward_data.review import ReviewConfig
 from reward_data.synthesis import SynthesisConfig
 from reward_data.types import Config
 from rl4seg.configs.evaluation import EvaluationConfig
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.ppo import PPOConfig
 from rl4seg.configs.reward_net import RewardNetConfig
+from rl4seg.configs.rivals import RivalsConfig
+from rl4seg.configs.stop import StopConfig
 from rl4seg.configs.supervised import SupervisedConfig
 
 
@@ -31,21 +35,10 @@ class PolicyConfig(Config):
     )
 
 
-class ControlsConfig(Config):
-    """What the loop is compared with. Each costs the time of what it trains."""
-
-    ppo_off: bool = Field(
-        default=True, description="The same loop, the same steps, without the policy gradient."
-    )
-    logit_bias: bool = Field(
-        default=True, description="The source policy with a bias on the foreground logits."
-    )
-    upper_bound: bool = Field(default=False, description="Train on the target's own labels; needs them.")
-
-
 class AutoIterationConfig(RunConfig):
     """RL4Seg: adapt a segmentation policy to an unlabelled target domain."""
 
+    pipeline: str = Field(default="auto-iteration", description="Which pipeline the config is for.")
     iterations: int = Field(default=4, ge=1, le=100, description="N: times around the loop.")
     source: DatasetConfig | None = Field(
         default=None, description="Labelled source domain; may be null where policy.checkpoint is given."
@@ -73,7 +66,19 @@ class AutoIterationConfig(RunConfig):
     reward_net: RewardNetConfig = Field(default=RewardNetConfig(), description="The reward net.")
     ppo: PPOConfig = Field(default=PPOConfig(), description="The fine-tuning.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="What is measured.")
-    controls: ControlsConfig = Field(default=ControlsConfig(), description="What the loop is compared with.")
+    stop: StopConfig = Field(
+        default=StopConfig(), description="Which iteration is handed out, and the collapse alarm."
+    )
+    review: ReviewConfig = Field(default=ReviewConfig(), description="The expert in the loop.")
+    rivals: RivalsConfig = Field(default=RivalsConfig(), description="What the loop is compared with.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_run(cls, data: Any) -> Any:
+        """In the folders of older runs ``rivals`` has the name ``controls``."""
+        if not isinstance(data, dict) or "controls" not in data or "rivals" in data:
+            return data
+        return {"rivals" if key == "controls" else key: value for key, value in data.items()}
 
     @model_validator(mode="after")
     def _has_a_start(self) -> AutoIterationConfig:
@@ -85,6 +90,15 @@ class AutoIterationConfig(RunConfig):
             raise ValueError(
                 f"source.labels.names {self.source.labels.names} and target.labels.names {self.target.labels.names} "
                 "differ, but both domains need the same classes; merge what only one of them has by labels.merge"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reviews_are_learned_from(self) -> Self:
+        if self.review.enabled and self.review.after >= self.iterations:
+            raise ValueError(
+                f"review.after={self.review.after} of {self.iterations} iterations: nobody would learn from the "
+                "review; give a smaller review.after or more iterations"
             )
         return self
 
@@ -107,7 +121,7 @@ class AutoIterationConfig(RunConfig):
             )
         return rules
 
-    def located(self) -> AutoIterationConfig:
+    def located(self) -> Self:
         """The same run for a process elsewhere: inputs by absolute path, the rules themselves instead of their file."""
         source = self.source and self.source.model_copy(update={"path": located(self.source.path)})
         target = self.target.model_copy(update={"path": located(self.target.path)})

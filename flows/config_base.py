@@ -16,8 +16,9 @@ SECRET_IN_URL = r"://(?:[^/@]*:(?!\d+/)[^@]*@|.*\?)"
 
 
 class RunConfig(Config):
-    """Name, folders, seed and machine of a run."""
+    """Pipeline, name, folders, seed and machine of a run. Every pipeline gives ``pipeline`` its own default."""
 
+    pipeline: str = Field(default="", description="Which pipeline the config is for; it has one value only.")
     name: str = Field(
         default="run",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -32,6 +33,16 @@ class RunConfig(Config):
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="The one seed of the run.")
     runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="Device, precision, threads.")
+
+    @field_validator("pipeline")
+    @classmethod
+    def _is_the_own_one(cls, pipeline: str) -> str:
+        own = cls.model_fields["pipeline"].default
+        if pipeline != own:
+            raise ValueError(
+                f"this is read as a config of the pipeline {own}; give pipeline={own} or leave it out"
+            )
+        return pipeline
 
     @field_validator("store")
     @classmethod
@@ -57,6 +68,10 @@ class RunConfig(Config):
     def store_url(self) -> str | None:
         """Where they are shared between machines, if that is not a folder."""
         return self.store if self.store and "://" in self.store else None
+
+    def seeds_used(self) -> dict[str, int]:
+        """What seeds.json says. Overridden where a run has more than one seed."""
+        return {"seed": self.seed}
 
     def located(self) -> Self:
         """The same run for a process elsewhere: inputs that exist here by absolute path. Overridden by pipelines."""

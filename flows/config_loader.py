@@ -194,6 +194,16 @@ def _override_value(value: str, text: str) -> Any:
     return value if isinstance(parsed, dict | list) and not bracketed else parsed
 
 
+def _given(path_or_name: str, overrides: list[str], problems: list[str]) -> dict[str, Any]:
+    data = _read(_find(path_or_name), problems)
+    for text in overrides:
+        try:
+            _override(data, text)
+        except ConfigError as error:
+            problems.append(str(error))
+    return data
+
+
 # --- the public part -------------------------------------------------------------------------------------------------
 
 
@@ -204,12 +214,7 @@ def load_config(path_or_name: str, overrides: list[str], model: type[ConfigT]) -
         ConfigError: every problem at once, one line each: the dotted path, what was got, what was wanted.
     """
     problems: list[str] = []
-    data = _read(_find(path_or_name), problems)
-    for text in overrides:
-        try:
-            _override(data, text)
-        except ConfigError as error:
-            problems.append(str(error))
+    data = _given(path_or_name, overrides, problems)
     try:
         config = model.model_validate(data)
     except ValidationError as error:
@@ -219,6 +224,45 @@ def load_config(path_or_name: str, overrides: list[str], model: type[ConfigT]) -
         lines = "\n".join(f"  {line}" for line in dict.fromkeys(problems))
         raise ConfigError(f"configuration {path_or_name}: {count}\n{lines}")
     return config
+
+
+def read_unchecked(path_or_name: str, overrides: list[str]) -> dict[str, Any]:
+    """What a YAML and overrides say, before anything is validated; overrides that cannot be applied are left out.
+
+    Raises:
+        ConfigError: there is no such file, or it is no YAML mapping.
+    """
+    return _given(path_or_name, overrides, [])
+
+
+def shipped_folder(path_or_name: str) -> str | None:
+    """The folder of shipped configs that a config lies in, e.g. ``auto_iteration``; None for any other file.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    file = _find(path_or_name).resolve()
+    inside = [file.relative_to(root.resolve()) for root in ROOTS if file.is_relative_to(root.resolve())]
+    return inside[0].parts[0] if inside and len(inside[0].parts) > 1 else None
+
+
+def changed(config: ConfigT, changes: Mapping[str, Any], model: type[ConfigT]) -> ConfigT:
+    """A configuration with values of dotted keys replaced (mappings are merged) and validated as ``model``.
+
+    Raises:
+        ConfigError: every problem at once, one line each.
+    """
+    data = config.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        nested: dict[str, Any] = {last: value}
+        for part in reversed(parents):
+            nested = {part: nested}
+        data = _merge(data, nested)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(problem_lines(model, error))) from error
 
 
 def dump_config(config: Config) -> str:

@@ -19,10 +19,13 @@ import threading
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.reporting.data import EvaluationRow
 from flows.reporting.tables import Cell, cells, duration, ordered, quality_columns, signal_columns, used
+
+if TYPE_CHECKING:
+    from flows.reporting.comparison_data import ComparisonData
 
 log = logging.getLogger(__name__)
 Value = float | int | str | bool | None
@@ -83,6 +86,28 @@ def publish_report(run_folder: Path | None, report_folder: Path) -> None:
         create_markdown_artifact(page, key=artifact_key(f"report {name}"), description=f"{name}: result")
 
     _send("report", send)
+
+
+def publish_comparison(run_folder: Path | None, folder: Path) -> None:
+    """One artifact with what a comparison has found: verdict, tables, and where its page lies.
+
+    Args:
+        run_folder: where the page was copied to, None where the run has no folder.
+        folder: the comparison's artifact, in the store.
+    """
+
+    def send() -> None:
+        from prefect.artifacts import create_markdown_artifact
+
+        from flows.reporting.comparison_data import FIGURES as COMPARISON
+        from flows.reporting.comparison_data import PAGE, read_comparison
+
+        data = read_comparison(folder / COMPARISON)
+        page = comparison_markdown(data, (run_folder or folder).resolve() / PAGE)
+        key = artifact_key(f"comparison {data.spec.name}")
+        create_markdown_artifact(page, key=key, description=f"{data.spec.name}: result")
+
+    _send("comparison", send)
 
 
 def _send(label: str, send: Callable[[], None]) -> None:
@@ -208,7 +233,7 @@ def report_markdown(metrics: Mapping[str, Any], report: Path, png: bytes | None)
     rows = ordered([EvaluationRow.model_validate(row) for row in metrics["rows"]])
     columns = used((*quality_columns(metrics["class_names"], metrics["unit"]), *signal_columns()), rows)
     lines = [
-        (_escaped(row.arm), str(row.iteration), *map(_cell, line))
+        (_escaped(row.arm), f"● {row.iteration}" if row.chosen else str(row.iteration), *map(_cell, line))
         for row, line in zip(rows, cells(columns, rows), strict=True)
     ]
     table = _table(("arm", "iteration", *(_escaped(column.label) for column in columns)), lines)
@@ -216,6 +241,21 @@ def report_markdown(metrics: Mapping[str, Any], report: Path, png: bytes | None)
     place = f"The whole report: `{report}` on {socket.gethostname()}"
     head = f"## {metrics['title']}\n\n{verdict}\n{table}\n{place}\n"
     return _with_picture(head, png, "target cases before and after, from the worst to the best")
+
+
+def comparison_markdown(data: ComparisonData, page: Path) -> str:
+    """A page with the verdict word for word, both tables and the place of the whole page."""
+    from flows.reporting import comparison_tables
+
+    parts = [f"## {data.title}\n\n" + "".join(f"- {statement.text}\n" for statement in data.verdict)]
+    for columns in (comparison_tables.quality_columns(data), comparison_tables.difference_columns(data)):
+        shown = comparison_tables.used(columns, data.arms)
+        lines = [
+            (_escaped(result.arm), *map(_cell, line))
+            for result, line in zip(data.arms, comparison_tables.lines(shown, data.arms), strict=True)
+        ]
+        parts.append(_table(("arm", *(_escaped(column.label) for column in shown)), lines))
+    return "\n".join([*parts, f"The whole page: `{page}` on {socket.gethostname()}"])
 
 
 def _cell(cell: Cell) -> str:

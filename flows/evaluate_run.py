@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from flows.config import AutoIterationConfig
@@ -12,6 +14,7 @@ from flows.remote_store import open_store
 from flows.reporting.data import MAIN, EvaluationRow
 from flows.reporting.tables import result_table
 from flows.run_folder import StageRow, read_status
+from flows.stop import HANDED_OUT, POLICY_FOLDER
 from flows.store import ArtifactStore, Policy
 from reward_data.errors import ArtifactError
 from reward_data.readers import DatasetConfig
@@ -20,7 +23,9 @@ CONFIG = "config.yaml"
 
 
 def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iteration: int | None) -> Path:
-    """Score the policy of ``iteration`` (default: the last) and write ``cases.csv`` and ``summary.json``.
+    """Score the policy of ``iteration`` (default: the one handed out) and write ``cases.csv`` and ``summary.json``.
+
+    Another ``dataset`` is taken as more of the run's target: its labels, spacing and simulated ``shift`` hold for it.
 
     Returns the folder written: ``out``, or ``evaluation`` inside the run folder.
 
@@ -43,7 +48,9 @@ def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iterat
 
 
 def find_policy(run_folder: Path, store: ArtifactStore, iteration: int | None) -> tuple[int, Path]:
-    """(iteration, folder) of a run's policy; 0 is the source policy, None asks for the last.
+    """(iteration, folder) of a run's policy; 0 is the source policy, None asks for the one handed out.
+
+    A run that has not come to its end has handed out nothing: its last policy stands for it.
 
     Raises:
         ArtifactError: the run has not come that far, or its artifact is gone.
@@ -55,7 +62,9 @@ def find_policy(run_folder: Path, store: ArtifactStore, iteration: int | None) -
                 found[0] = row
             elif row.label.startswith("iteration "):
                 found[int(row.label.split()[1])] = row
-    chosen = max(found, default=0) if iteration is None else iteration
+    chosen = iteration
+    if chosen is None:
+        chosen = handed_out_iteration(run_folder, {number: row.key for number, row in found.items()})
     if chosen not in found:
         raise ArtifactError(
             f"{run_folder}: no policy of iteration {chosen}; there are {sorted(found) or 'none yet'}"
@@ -68,9 +77,22 @@ def find_policy(run_folder: Path, store: ArtifactStore, iteration: int | None) -
     return chosen, store.path(artifact)
 
 
+def handed_out_iteration(run_folder: Path, policies: Mapping[int, str]) -> int:
+    """The iteration that a run has handed out, else the last; ``policies``: iteration -> key, as far as it has come."""
+    file = run_folder / POLICY_FOLDER / HANDED_OUT
+    if file.is_file():
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if (
+            policies.get(content["iteration"]) == content["key"]
+        ):  # else it is left from an earlier run of the name
+            return int(content["iteration"])
+    return max(policies, default=0)
+
+
 def _score(config: AutoIterationConfig, target: DatasetConfig, policy: Path, folder: Path) -> EvaluationRow:
     from reward_data.case_store import CaseStore, import_cases
     from reward_data.readers import count_cases, read_cases
+    from rl4seg.configs.evaluation import ARGMAX
     from rl4seg.evaluate import Evaluator, evaluate, held_out
     from rl4seg.policies import load_model
     from rl4seg.runtime import start
@@ -83,7 +105,7 @@ def _score(config: AutoIterationConfig, target: DatasetConfig, policy: Path, fol
         folder.mkdir(parents=True, exist_ok=True)
         with CaseStore(path) as store:
             evaluator = Evaluator(
-                model, model, None, config.rule_set(), store, config.evaluation, 0.0, runtime
+                model, model, None, config.rule_set(), store, config.evaluation, ARGMAX, runtime
             )
             summary = evaluate(evaluator, held_out(store), folder)
     names = ("cases", "dice", "dice_mean", "validity", "violations", "entropy")

@@ -33,10 +33,10 @@ def check(config: AutoIterationConfig) -> None:
             f"{config.source.path}: the source has no labelled training image; give labels (labelsTr, or a label "
             "column), or source=null with a trained policy by policy.checkpoint"
         )
-    if not _labelled(_training(config.target, "target")) and config.controls.upper_bound:
+    if not _labelled(_training(config.target, "target")) and config.rivals.upper_bound:
         raise ConfigError(
-            "controls.upper_bound=true trains on target labels, but no target training image has one; "
-            "set controls.upper_bound=false"
+            "rivals.upper_bound=true trains on target labels, but no target training image has one; "
+            "set rivals.upper_bound=false"
         )
     _check_channels(config)
 

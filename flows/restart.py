@@ -1,7 +1,8 @@
 """`from=ppo@2`: run a stage anew although its artifact stands, and with it everything that is made from it.
 
 A stage's name is its label in short: "iteration 2 · PPO" is ``ppo@2``, "PPO off · iteration 2 · PPO" is
-``ppo-off/ppo@2``, "source training" is ``source-training``. Whether a name exists is known before anything runs: the
+``ppo-off/ppo@2``, "source training" is ``source-training``. In a run of several seeds ``ppo@2`` is that stage of
+all of them, ``seed-1/ppo@2`` of one. Whether a name exists is known before anything runs: the
 flow is gone through once with stages that only tell their labels. An artifact built since the run began is not built
 again: a run that is retried goes on where it was.
 """
@@ -40,7 +41,7 @@ def stage_names(stages: Callable[[ConfigT], object], config: ConfigT) -> list[st
     labels: list[str] = []
     with environment(dataclasses.replace(current_environment(), run_folder=None, plan=labels)):
         stages(config)
-    return [stage_name(label) for label in labels]
+    return list(dict.fromkeys(stage_name(label) for label in labels))
 
 
 @contextmanager

@@ -102,21 +102,31 @@ class RunFolder:
 
     Args:
         path: the folder; an earlier run of the same name keeps its other files, its lineage starts anew.
+        above: the folder of a run that this one is a part of: its lineage tells of these stages as well.
+        prefix: what labels begin with there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, above: RunFolder | None = None, prefix: str = "") -> None:
+        self.path, self._above, self._prefix = path, above, prefix
+        self._places_above: list[int] = []
         self.rows: list[StageRow] = []
         self._process = ProcessRecord.current()
 
     @classmethod
-    def create(cls, path: Path | str, config_yaml: str, seeds: Mapping[str, int]) -> RunFolder:
-        """Make the folder with config.yaml, versions.json, seeds.json and an empty lineage.json.
+    def create(
+        cls,
+        path: Path | str,
+        config_yaml: str,
+        seeds: Mapping[str, int],
+        above: RunFolder | None = None,
+        prefix: str = "",
+    ) -> RunFolder:
+        """Make the folder with config.yaml, versions.json, seeds.json and an empty lineage.json; see the class.
 
         Raises:
             ConfigError: the folder cannot be written.
         """
-        run = cls(Path(path))
+        run = cls(Path(path), above, prefix)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             run._clean()
@@ -134,6 +144,8 @@ class RunFolder:
         """Note that a stage has started; returns its place for `finish`."""
         self.rows.append(StageRow(stage=stage, label=label, status="running", key=key, kind=kind))
         self._save()
+        if self._above is not None:
+            self._places_above.append(self._above.begin(stage, self._prefix + label, key, kind))
         return len(self.rows) - 1
 
     def finish(self, place: int, status: Status, **values: Any) -> None:
@@ -142,15 +154,21 @@ class RunFolder:
             self.rows[place].model_dump() | {"status": status, **values}
         )
         self._save()
+        if self._above is not None:
+            self._above.finish(self._places_above[place], status, **values)
 
-    def publish(self, folder: Path) -> None:
-        """Copy the files of an artifact (the report) to the top of the run folder."""
+    def publish(self, folder: Path, into: str = "") -> None:
+        """Copy the files of an artifact to the top of the run folder, or into a folder there."""
         for source in sorted(path for path in folder.rglob("*") if path.is_file()):
             if source.name != "manifest.json":
-                target = self.path / source.relative_to(folder)
+                target = self.path / into / source.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with _renamed_to(target) as temporary:
                     shutil.copyfile(source, temporary)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file of the run folder, in a folder that is there."""
+        _write(self.path / name, text)
 
     def _clean(self) -> None:
         """Remove the temporary files of processes that have died while writing."""

@@ -26,7 +26,7 @@ from rich.console import Console
 from flows.progress import StageProgress, stage_line
 from flows.run_folder import RunFolder, Status
 from flows.stage_keys import refs_in, stage_key
-from flows.store import ArtifactRef, ArtifactStore, RefT, Report
+from flows.store import ArtifactRef, ArtifactStore, Comparison, RefT, Report
 from reward_data.errors import ArtifactError
 from reward_data.types import Progress
 from rl4seg.configs.runtime import RuntimeConfig
@@ -55,9 +55,9 @@ class Restart:
         self._chosen, self._began = chosen, began
         self._anew: set[str] = set()
 
-    def since(self, label: str, key: str, inputs: Iterable[ArtifactRef]) -> float | None:
+    def since(self, labels: Iterable[str], key: str, inputs: Iterable[ArtifactRef]) -> float | None:
         """The time before which an artifact of this stage is no answer; None = whenever it was built."""
-        if not self._chosen(label) and self._anew.isdisjoint(ref.key for ref in inputs):
+        if not any(map(self._chosen, labels)) and self._anew.isdisjoint(ref.key for ref in inputs):
             return None
         self._anew.add(key)
         return self._began
@@ -68,6 +68,7 @@ class StageEnvironment:
     """Where stages run: set once by the flow, never an argument of a stage and never part of a key.
 
     With a ``plan`` nothing runs: every stage adds its label there and answers with a reference to nothing.
+    ``prefix`` goes before every label on console and dashboard, e.g. "seed 0 · " in a run of several seeds.
     """
 
     store: ArtifactStore
@@ -76,16 +77,20 @@ class StageEnvironment:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     restart: Restart | None = None
     plan: list[str] | None = None
+    prefix: str = ""
 
     def publish(self, ref: RefT) -> RefT:
         """Copy the report into the run folder, if any, and show it in the dashboard; returns the reference."""
+        if self.plan is not None:
+            return ref
         folder = self.store.path(ref)
         if self.run_folder is not None:
             self.run_folder.publish(folder)
         if _inside_flow():
-            from flows.dashboard import publish_report
+            from flows.dashboard import publish_comparison, publish_report
 
-            publish_report(self.run_folder.path if self.run_folder else None, folder)
+            send = publish_comparison if isinstance(ref, Comparison) else publish_report
+            send(self.run_folder.path if self.run_folder else None, folder)
         return ref
 
 
@@ -169,12 +174,12 @@ class Stage(Generic[P, RefT]):
         """
         plan = current_environment().plan
         if plan is not None:
-            plan.append(self._label)
+            plan += dict.fromkeys((self._shown_label, self._label))
             return self._kind(key=f"planned-{len(plan)}", digest=f"planned-{len(plan)}", size=0)
         if not _inside_flow():
             return self.direct(*args, **kwargs)
         inputs = list(refs_in(self._bound(*args, **kwargs)))
-        return _run_as_task(self._title, self._label, inputs, lambda: self._run(True, *args, **kwargs))
+        return _run_as_task(self._title, self._shown_label, inputs, lambda: self._run(True, *args, **kwargs))
 
     def direct(self, *args: P.args, **kwargs: P.kwargs) -> RefT:
         """The artifact for these arguments, without Prefect."""
@@ -188,6 +193,10 @@ class Stage(Generic[P, RefT]):
         """
         return stage_key(self._function, self._kind, self._bound(*args, **kwargs))
 
+    @property
+    def _shown_label(self) -> str:
+        return current_environment().prefix + self._label
+
     def _bound(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
         bound = inspect.signature(self._function).bind(None, *args, **kwargs)
         bound.apply_defaults()
@@ -199,12 +208,13 @@ class Stage(Generic[P, RefT]):
         key = stage_key(self._function, self._kind, arguments)
         inputs = list(refs_in(arguments))
         made_from = tuple(ref.digest for ref in inputs)
-        since = here.restart.since(self._label, key, inputs) if here.restart else None
+        labels = (self._label, self._shown_label)
+        since = here.restart.since(labels, key, inputs) if here.restart else None
         with _Note(here, self.__name__, self._label, key, self._kind.__name__) as note:
 
             def build(out: Path, checkpoint: Path) -> None:
                 note.status = "built"
-                with StageProgress(self._label, here.console, dashboard) as progress:
+                with StageProgress(self._shown_label, here.console, dashboard) as progress:
                     context = StageContext(out, checkpoint, progress, here)
                     self._function(context, *args, **kwargs)
                 if context.metrics:
@@ -213,10 +223,12 @@ class Stage(Generic[P, RefT]):
 
             ref = here.store.lookup(key, self._kind, since)
             if ref is None:
-                ref = here.store.build(key, self._kind, made_from, build, self._label, since)
+                ref = here.store.build(key, self._kind, made_from, build, self._shown_label, since)
             note.ref = ref
-        if dashboard and note.status == "built" and not isinstance(ref, Report):  # the flow shows the report
-            _show(here, self.__name__, self._label, ref, arguments)
+        if (
+            dashboard and note.status == "built" and not isinstance(ref, Report | Comparison)
+        ):  # the flow shows them
+            _show(here, self.__name__, self._shown_label, ref, arguments)
         return ref, note.status == "cached"
 
 
@@ -257,7 +269,8 @@ class _Note:
             self._here.run_folder.finish(self._place, self.status, **values)
         if self._here.console:
             self._here.console.print(
-                stage_line(self._label, self.status, values.get("seconds")), highlight=False
+                stage_line(self._here.prefix + self._label, self.status, values.get("seconds")),
+                highlight=False,
             )
 
 

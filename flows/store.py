@@ -32,8 +32,10 @@ from flows.artifacts import (
     MANIFEST,
     ArtifactRef,
     CaseSet,
+    Comparison,
     Evaluation,
     FileRecord,
+    JudgementRef,
     Manifest,
     Policy,
     Predictions,
@@ -47,8 +49,8 @@ from flows.file_digests import FileDigests, digest_path, readable, tree_digest
 from reward_data.errors import ArtifactError
 
 __all__ = [
-    "ArtifactRef", "ArtifactStore", "CaseSet", "Evaluation", "Policy", "Predictions", "RefT", "Report", "RewardNet",
-    "RewardSet", "ShapePriorRef", "digest_path",
+    "ArtifactRef", "ArtifactStore", "CaseSet", "Comparison", "Evaluation", "JudgementRef", "Policy", "Predictions",
+    "RefT", "Report", "RewardNet", "RewardSet", "ShapePriorRef", "digest_path",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
 Builder = Callable[[Path, Path], None]

@@ -17,7 +17,7 @@ from reward_data.preprocess import PreprocessConfig
 from reward_data.readers import DatasetConfig
 from reward_data.synthesis import SynthesisConfig
 from reward_data.types import Config
-from rl4seg.configs.evaluation import EvaluationConfig
+from rl4seg.configs.evaluation import ARGMAX, Decision, EvaluationConfig, Split
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.ppo import PPOConfig
 from rl4seg.configs.reward_net import RewardNetConfig
@@ -144,27 +144,29 @@ def train_reward(
     ctx: StageContext,
     config: RewardNetConfig,
     reward_sets: tuple[RewardSet, ...],
+    policy: Policy,
+    source: CaseSet | None,
     class_names: tuple[str, ...],
     seed: int,
 ) -> None:
-    """Train and calibrate the reward net on all reward datasets so far."""
+    """Train and calibrate the reward net on all reward datasets so far and on the policy's mistakes on worse images."""
     from contextlib import ExitStack
 
+    from reward_data.case_store import CaseStore
     from reward_data.reward_store import RewardStore
+    from rl4seg.degraded_examples import DegradedExamples
+    from rl4seg.policies import load_model
     from rl4seg.reward_net import RewardExamples, train_reward_net
 
+    runtime = ctx.runtime()
     with ExitStack() as stack:
         stores = [stack.enter_context(RewardStore(ctx.path(ref) / "rewards.h5")) for ref in reward_sets]
+        labelled = stack.enter_context(CaseStore(ctx.path(source) / "cases.h5")) if source else None
+        model = load_model(ctx.path(policy), runtime)
+        degraded = DegradedExamples(model, stores[-1], labelled, config, seed, runtime)
         figures = train_reward_net(
-            RewardExamples(stores),
-            class_names,
-            config,
-            seed,
-            ctx.runtime(),
-            ctx.out,
-            ctx.checkpoint,
-            ctx.progress,
-        )
+            RewardExamples(stores), class_names, config, seed, runtime, ctx.out, ctx.checkpoint, ctx.progress, degraded,
+        )  # fmt: skip
     ctx.record(**figures)
 
 
@@ -212,11 +214,12 @@ def evaluate_policy(
     reward_net: RewardNet | None,
     cases: CaseSet,
     rules: RuleSet,
-    logit_bias: float = 0.0,
+    decision: Decision = ARGMAX,
+    split: Split = "test",
 ) -> None:
-    """Score a policy on held-out cases: the test split, else the validation split, else all."""
+    """Score a policy on held-out cases; see `rl4seg.evaluate.held_back` for which."""
     from reward_data.case_store import CaseStore
-    from rl4seg.evaluate import Evaluator, evaluate, held_out
+    from rl4seg.evaluate import Evaluator, evaluate, held_back
     from rl4seg.policies import load_model
     from rl4seg.reward_net import load_reward_model
 
@@ -224,5 +227,5 @@ def evaluate_policy(
     reward = load_reward_model(ctx.path(reward_net), runtime) if reward_net else None
     model, source = load_model(ctx.path(policy), runtime), load_model(ctx.path(reference), runtime)
     with CaseStore(ctx.path(cases) / "cases.h5") as store:
-        evaluator = Evaluator(model, source, reward, rules, store, config, logit_bias, runtime)
-        evaluate(evaluator, held_out(store), ctx.out, ctx.progress)
+        evaluator = Evaluator(model, source, reward, rules, store, config, decision, runtime)
+        evaluate(evaluator, held_back(store, split), ctx.out, ctx.progress)

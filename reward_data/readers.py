@@ -20,6 +20,7 @@ from reward_data import splits
 from reward_data.errors import DataError
 from reward_data.formats import ENDINGS, Picture, ending, picture_affine, read_image, read_labels, stem
 from reward_data.phantom import PhantomConfig, phantom_case, phantom_group
+from reward_data.scanner_shift import ScannerShift, shift_case
 from reward_data.types import Case, Config, LabelMap, UInt8
 
 MANIFEST_COLUMNS = ("id", "image", "label", "split", "group")
@@ -62,6 +63,11 @@ class DatasetConfig(Config):
     split_seed: int = Field(default=0, ge=0, description="Seed of the draw of the splits.")
     phantom: PhantomConfig | None = Field(
         default=None, description="What to simulate when format is phantom."
+    )
+    shift: ScannerShift | None = Field(
+        default=None,
+        description="Show every image as a worse scanner would (shadow_speckle, haze, or its ranges): a benchmark with "
+        "a known shift of any dataset. Labels stay. None: as the files are.",
     )
 
     @model_validator(mode="after")
@@ -109,8 +115,11 @@ def read_cases(config: DatasetConfig) -> Iterator[Case]:
     Raises: DataError for whatever is wrong with the folder, the listing or a file, naming it.
     """
     if is_phantom(config):
-        return _simulate(_phantom(config), config)
-    return (_read(files, config) for files in list_cases(config))
+        cases = _simulate(_phantom(config), config)
+    else:
+        cases = (_read(files, config) for files in list_cases(config))
+    shift = config.shift
+    return cases if shift is None else (shift_case(case, shift) for case in cases)
 
 
 def list_cases(config: DatasetConfig) -> tuple[CaseFiles, ...]:

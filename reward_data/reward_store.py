@@ -1,5 +1,7 @@
 """The reward dataset on disk: each target image once with its one pseudo ground truth, and any number of examples.
 
+Where an expert has given the mask of an image (``reviewed``), that is its truth.
+
 An example is (image, proposed mask, provenance); its error map is ``proposed != truth`` of its image, so it cannot
 disagree with them. Ids are ``<case id>#<number>``, unique by construction. Splits are per image. HDF5 without dates,
 packed by gzip (lzf does not give equal bytes for equal contents): equal contents give equal bytes.
@@ -25,13 +27,14 @@ from pydantic import Field, TypeAdapter
 from reward_data.correction import Correction
 from reward_data.distortions import Distortion
 from reward_data.errors import ArtifactError, DataError
+from reward_data.expert import Expert, Judged
 from reward_data.formats import atomic_hdf5
 from reward_data.types import Bool, Float32, Float64, Int64, UInt8
 
 KIND = "rl4seg.reward_store"
-VERSION = 1
+VERSION = 2
 
-Provenance = Annotated[Distortion | Correction, Field(discriminator="kind")]
+Provenance = Annotated[Distortion | Correction | Judged, Field(discriminator="kind")]
 _RECORD: TypeAdapter[Any] = TypeAdapter(Provenance)
 ArrayName = Literal["images", "truths", "proposed"]
 _ARRAYS: tuple[ArrayName, ...] = ("images", "truths", "proposed")
@@ -39,13 +42,17 @@ _ARRAYS: tuple[ArrayName, ...] = ("images", "truths", "proposed")
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One target image: ``image`` (C, *S) uint8, ``truth`` (*S) its pseudo ground truth."""
+    """One target image: ``image`` (C, *S) uint8, ``truth`` (*S) its pseudo ground truth.
+
+    ``accepted``: the fine-tuning may take the truth as anchor. ``reviewed``: the truth is an expert's.
+    """
 
     case_id: str
     split: Literal["train", "val"]
     accepted: bool
     image: UInt8
     truth: UInt8
+    reviewed: bool = False
 
 
 @dataclass
@@ -62,6 +69,7 @@ class RewardStoreWriter:
     case_ids: dict[str, int] = field(default_factory=dict)
     splits: list[str] = field(default_factory=list)
     accepted: list[bool] = field(default_factory=list)
+    reviewed: list[bool] = field(default_factory=list)
     image_index: list[int] = field(default_factory=list)
     error_fraction: list[float] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -89,6 +97,7 @@ class RewardStoreWriter:
     ) -> None:
         if kind is None:
             self._file["accepted"] = np.array(self.accepted, np.bool_)
+            self._file["reviewed"] = np.array(self.reviewed, np.bool_)
             self._file["image_index"] = np.array(self.image_index, np.int64)
             self._file["error_fraction"] = np.array(self.error_fraction, np.float64)
             content = {"kind": KIND, "version": VERSION, "case_ids": list(self.case_ids)}
@@ -96,13 +105,15 @@ class RewardStoreWriter:
             self._file["meta"] = np.frombuffer(json.dumps(content, sort_keys=True).encode(), np.uint8)
         self._stack.__exit__(kind, error, trace)
 
-    def add(self, entry: ImageEntry, examples: Sequence[tuple[Distortion | Correction, UInt8]]) -> None:
+    def add(
+        self, entry: ImageEntry, examples: Sequence[tuple[Distortion | Correction | Judged, UInt8]]
+    ) -> None:
         """Store an image once, with its examples: (what made it, proposed mask (*S)).
 
         Raises:
             DataError: an image of this case is already stored.
         """
-        image = self._register(entry.case_id, entry.split, entry.accepted)
+        image = self._register(entry.case_id, entry.split, entry.accepted, entry.reviewed)
         for name, array in (("images", entry.image), ("truths", entry.truth)):
             self._file[name].resize(image + 1, 0)
             self._file[name][image] = array
@@ -125,15 +136,14 @@ class RewardStoreWriter:
                 self._check_disk()
         for store in stores:
             first = len(self.case_ids)
-            for case_id, split, accepted in zip(
-                store.case_ids, store.image_splits, store.accepted, strict=True
-            ):
-                self._register(case_id, split, bool(accepted))
+            flags = zip(store.accepted.tolist(), store.reviewed.tolist(), strict=True)
+            for case_id, split, known in zip(store.case_ids, store.image_splits, flags, strict=True):
+                self._register(case_id, split, *known)
             self.image_index += (store.image_index + first).tolist()
             self.error_fraction += store.error_fraction.tolist()
             self.records += store.records
 
-    def _register(self, case_id: str, split: str, accepted: bool) -> int:
+    def _register(self, case_id: str, split: str, accepted: bool, reviewed: bool) -> int:
         if case_id in self.case_ids:
             raise DataError(
                 f"case {case_id!r} is in the reward dataset already, wanted each image once; predict every case once"
@@ -141,6 +151,7 @@ class RewardStoreWriter:
         self.case_ids[case_id] = len(self.case_ids)
         self.splits.append(split)
         self.accepted.append(accepted)
+        self.reviewed.append(reviewed)
         return self.case_ids[case_id]
 
 
@@ -156,8 +167,8 @@ def _copy_chunks(source: h5py.Dataset, target: h5py.Dataset, start: int) -> int:
 class RewardStore:
     """A reward dataset, read only. Images are numbered 0..N-1, examples 0..M-1.
 
-    ``case_ids``, ``image_splits``, ``accepted``: of the images. ``image_index``, ``error_fraction``: of the examples,
-    the image's number and the share of wrong pixels. ``records``: their provenance, as JSON.
+    ``case_ids``, ``image_splits``, ``accepted``, ``reviewed``: of the images. ``image_index``, ``error_fraction``: of
+    the examples, the image's number and the share of wrong pixels. ``records``: their provenance, as JSON.
 
     Raises:
         ArtifactError: the file is missing, broken or no reward dataset.
@@ -176,6 +187,7 @@ class RewardStore:
             self.image_index: Int64 = self._file["image_index"][:]
             self.error_fraction: Float64 = self._file["error_fraction"][:]
             self.accepted: Bool = self._file["accepted"][:]
+            self.reviewed: Bool = self._file["reviewed"][:]
             self.channels: int = self._file["images"].shape[1]
             self.shape: tuple[int, ...] = self._file["images"].shape[2:]
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -274,6 +286,32 @@ class RewardStore:
         if unpacked is not None:
             self._last[name] = (last, unpacked.copy())  # the caller may write into what it got
         return rows
+
+
+def relabel(rewards: Path, expert: Expert, out: Path) -> None:
+    """A reward dataset as experts see it: their masks are the truths of the cases that they have accepted or corrected.
+
+    The proposed masks of these cases stay, and so their errors are the true ones. Cases that an expert has rejected are
+    left out with all their examples. ``out`` appears whole or not at all.
+    """
+    with ExitStack() as stack:
+        old = stack.enter_context(RewardStore(rewards))
+        new = stack.enter_context(RewardStoreWriter(out, old.channels, old.shape))
+        for number, case_id in enumerate(old.case_ids):
+            if case_id in expert.rejected:
+                continue
+            own = np.flatnonzero(old.image_index == number).astype(np.int64)
+            given = expert.truths.get(case_id)
+            entry = ImageEntry(
+                case_id,
+                "val" if old.image_splits[number] == "val" else "train",
+                bool(old.accepted[number]) or given is not None,
+                old.dataset("images")[number],
+                old.truths(np.array([number]))[0] if given is None else given,
+                bool(old.reviewed[number]) or given is not None,
+            )
+            made_by = [old.provenance(example) for example in own.tolist()]
+            new.add(entry, list(zip(made_by, old.proposed(own), strict=True)))
 
 
 def merge(parts: Sequence[Path], out: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -35,13 +35,14 @@ from reward_data.distortions import (
     weight_noises,
 )
 from reward_data.errors import ArtifactError, DataError
+from reward_data.expert import Expert, Judged
 from reward_data.formats import atomic_file
 from reward_data.mask_damage import damage_mask
 from reward_data.reward_store import ImageEntry, RewardStore, RewardStoreWriter, merge
 from reward_data.shape_prior import ShapePrior
 from reward_data.types import Config, Float32, Int64, Progress, Segmenter, UInt8, no_progress
 
-Examples = list[tuple[Distortion | Correction, UInt8]]
+Examples = list[tuple[Distortion | Correction | Judged, UInt8]]
 
 
 class SynthesisConfig(Config):
@@ -88,7 +89,10 @@ class Verdict:
 
 @dataclass
 class Synthesis:
-    """One synthesis; see `synthesize`. A row is a place in ``indices`` and ``masks``."""
+    """One synthesis; see `synthesize`. A row is a place in ``indices`` and ``masks``.
+
+    ``truths``: the masks, and in their place those that the expert has given. Shape: (n, *S).
+    """
 
     store: CaseStore
     indices: Int64
@@ -99,6 +103,7 @@ class Synthesis:
     config: SynthesisConfig
     seed: int
     progress: Progress
+    expert: Expert = field(default_factory=Expert)
 
     def __post_init__(self) -> None:
         if len(self.indices) == 0 or self.masks.shape != (len(self.indices), *self.store.shape):
@@ -106,6 +111,16 @@ class Synthesis:
                 f"synthesis: masks of shape {self.masks.shape} for {len(self.indices)} cases on a grid of "
                 f"{self.store.shape}; wanted one mask per case and at least one case: predict the target cases first"
             )
+        rows = {case: row for row, case in enumerate(self._ids())}
+        missing = sorted(set(self.expert.truths) - set(rows))
+        if missing:
+            raise DataError(
+                f"synthesis: the reviewed cases {missing[:5]} are not among the {len(rows)} predicted ones; wanted "
+                "cases of the same target: import the review into the run that exported it"
+            )
+        self.truths = self.masks.copy() if self.expert.truths else self.masks
+        for case, truth in self.expert.truths.items():
+            self.truths[rows[case]] = truth
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
@@ -121,9 +136,16 @@ class Synthesis:
 
     @cached_property
     def accepted(self) -> dict[str, int]:
-        """Rows of the accepted predictions by case id, in the order of the ids, not of the predictions."""
-        rows = [row for row, verdict in enumerate(self.verdicts) if verdict.accepted]
-        return dict(sorted((self.store.ids[int(self.indices[row])], row) for row in rows))
+        """Rows of the accepted predictions by case id, in the order of the ids, not of the predictions.
+
+        Those that the expert has given a mask for are accepted, those that he has rejected are not.
+        """
+        ids, known, rejected = self._ids(), self.expert.truths, self.expert.rejected
+        rows = [row for row, verdict in enumerate(self.verdicts) if verdict.accepted or ids[row] in known]
+        return dict(sorted((ids[row], row) for row in rows if ids[row] not in rejected))
+
+    def _ids(self) -> list[str]:
+        return [self.store.ids[int(i)] for i in self.indices]
 
     @cached_property
     def noisy(self) -> list[tuple[WeightNoise, Segmenter]]:
@@ -140,29 +162,44 @@ class Synthesis:
     def write_part(self, rows: Sequence[int], path: Path) -> None:
         """All examples of some predictions, written atomically; possibly none."""
         images = self.store.images([int(self.indices[row]) for row in rows])
-        kept = [place for place, row in enumerate(rows) if self.verdicts[row].accepted]
+        accepted = set(self.accepted.values())
+        kept = [place for place, row in enumerate(rows) if row in accepted]
         distorted = self._distorted([rows[place] for place in kept], images[kept])
         with RewardStoreWriter(path, self.store.channels, self.store.shape) as writer:
             for row, image in zip(rows, images, strict=True):
                 if row in distorted:
-                    writer.add(self._entry(row, image, self.masks[row], True), distorted[row])
+                    examples = [*self._judged(row), *distorted[row]]
+                    writer.add(self._entry(row, image, self.truths[row], True), examples)
                 elif (corrected := self._corrected(row)) is not None:
                     truth, record = corrected
                     entry = self._entry(row, image, truth, self.config.anchor_corrections)
                     writer.add(entry, [(record, self.masks[row])])
 
     def _corrected(self, row: int) -> tuple[UInt8, Correction] | None:
-        if not self.config.corrections:
+        if not self.config.corrections or self._id(row) in self.expert.rejected:
             return None
         spacing, config = self.store.spacing_mm(int(self.indices[row])), self.config
         return correct(self.masks[row], self.prior, self.rules, spacing, config.correction, config.agreement)
+
+    def _id(self, row: int) -> str:
+        return self.store.ids[int(self.indices[row])]
+
+    def _judged(self, row: int) -> Examples:
+        """The prediction itself, where the expert has given the truth: an error as this policy really makes it."""
+        case = self._id(row)
+        if case not in self.expert.truths:
+            return []
+        return [(Judged(decision=self.expert.decisions[case]), self.masks[row])]
 
     def _entry(self, row: int, image: Float32, truth: UInt8, anchor: bool) -> ImageEntry:
         case = int(self.indices[row])
         split: Literal["train", "val"] = (
             "val" if self.store.groups[case] in self.validation_groups else "train"
         )
-        return ImageEntry(self.store.ids[case], split, anchor, np.rint(image * 255).astype(np.uint8), truth)
+        grey = np.rint(image * 255).astype(np.uint8)
+        return ImageEntry(
+            self.store.ids[case], split, anchor, grey, truth, self.store.ids[case] in self.expert.truths
+        )
 
     def _distorted(self, rows: list[int], images: Float32) -> dict[int, Examples]:
         """Examples of accepted predictions by row; the policies see many images at once."""
@@ -178,7 +215,7 @@ class Synthesis:
                 if isinstance(drawn, Contrast | Noise):
                     asked.append((row, drawn, image))
                 else:
-                    examples[row].append((drawn, self._from_masks(drawn, self.masks[row])))
+                    examples[row].append((drawn, self._from_masks(drawn, self.truths[row])))
         for start in range(0, len(asked), self.config.chunk):
             batch = asked[start : start + self.config.chunk]
             inputs = np.stack([distort_image(drawn, image) for _, drawn, image in batch])
@@ -197,7 +234,7 @@ class Synthesis:
         if isinstance(record, Identity):
             return mask
         if isinstance(record, Swap):
-            swapped: UInt8 = self.masks[self.accepted[record.other_id]]
+            swapped: UInt8 = self.truths[self.accepted[record.other_id]]
             return swapped
         assert not isinstance(record, WeightNoise | Contrast | Noise)
         return damage_mask(record, mask)
@@ -209,6 +246,7 @@ class Synthesis:
         prior = () if self.prior is None else (self.prior.mean, self.prior.components, self.prior.deviations)
         for array in (self.masks, *prior):
             digest.update(array.tobytes())
+        digest.update(self.expert.digest().encode())
         return digest.hexdigest()
 
     def summary(self, rewards: RewardStore) -> dict[str, Any]:
@@ -221,6 +259,7 @@ class Synthesis:
             "agreed": sum(verdict.agreed for verdict in self.verdicts) / count,
             "accepted": len(self.accepted) / count,
             "corrected": kinds.get("correction", 0) / count,
+            "reviewed": self.expert.counts(),
             "examples": kinds,
             "mean_error": rewards.mean_errors(),
             "violated": {rule: number / count for rule, number in sorted(broken.items())},
@@ -239,6 +278,7 @@ def synthesize(
     out: Path,
     checkpoint: Path,
     progress: Progress = no_progress,
+    expert: Expert | None = None,
 ) -> dict[str, Any]:
     """Make the reward dataset ``out`` from the predictions ``masks`` (n, *S) of the cases ``indices`` (n,).
 
@@ -247,14 +287,18 @@ def synthesize(
         prior: shape prior; None accepts on the rules alone.
         checkpoint: folder that survives a kill; holds finished parts. Parts of other inputs are thrown away.
         progress: one half of the units is judging, the other making examples.
+        expert: what experts have said; their masks are the truths of these cases, rejected ones give no example.
 
     Returns:
-        Numbers and shares: images, valid, agreed, accepted, corrected, examples and mean_error by kind, violated.
+        Numbers and shares: images, valid, agreed, accepted, corrected, reviewed, examples and mean_error by kind,
+        violated.
 
     Raises:
         DataError: no prediction was accepted or could be corrected; says which rules failed most.
     """
-    synthesis = Synthesis(store, indices, masks, segmenter, rules, prior, config, seed, progress)
+    synthesis = Synthesis(
+        store, indices, masks, segmenter, rules, prior, config, seed, progress, expert or Expert()
+    )
     _keep_matching_parts(checkpoint, synthesis.fingerprint())
     total = len(indices)
     parts = []

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rl4seg.configs.augment import AugmentConfig
+from rl4seg.degrade import degrade
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,5 @@ def augment(
     if config is None:
         return images, masks
     record = draw(config, images, generator)
-    return apply_to_images(record, images), tuple(apply_to_masks(record, mask) for mask in masks)
+    moved = degrade(config.degrade, apply_to_images(record, images), generator)
+    return moved, tuple(apply_to_masks(record, mask) for mask in masks)

@@ -1,7 +1,8 @@
 """Evaluation of a policy on held-out cases: per-case rows and a summary, with labels or without.
 
 Distances and Dice are measured on the native grid against the native label, so that a coarse network grid flatters
-nobody; validity is the anatomical verdict on the network grid, as the loop itself sees it.
+nobody; validity is the anatomical verdict on the network grid, as the loop itself sees it. Where masks are
+post-processed, each is on the grid that it is measured on.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from torch import Tensor
 from reward_data.anatomy import RuleSet, violations
 from reward_data.case_store import CaseStore
 from reward_data.errors import ConfigError, DataError
+from reward_data.post_processing import post_process
 from reward_data.types import Bool, Float32, Int64, Progress, UInt8, no_progress
 from rl4seg.calibration import calibrated_probability
-from rl4seg.configs.evaluation import EvaluationConfig
+from rl4seg.configs.evaluation import Decision, EvaluationConfig, Split
 from rl4seg.losses import categorical_entropy, categorical_kl
 from rl4seg.metrics import Reliability, dice, reliability, surface_distances
 from rl4seg.policies import Model
@@ -37,6 +39,7 @@ class CaseScore:
     """The figures of one case; dice, hd and hd95 are empty without a label."""
 
     case_id: str
+    group: str
     valid: bool
     violated: tuple[str, ...]
     mean_reward: float | None
@@ -52,12 +55,17 @@ class CaseScore:
     @property
     def dice_mean(self) -> float:
         """Mean Dice over classes, unions left out."""
-        return float(np.mean([self.dice[name] for name in self.classes]))
+        return self._over_classes("dice")
+
+    def _over_classes(self, measure: str) -> float:
+        values: dict[str, float] = getattr(self, measure)
+        return float(np.mean([values[name] for name in self.classes]))
 
     def row(self) -> dict[str, object]:
         """Flat, for the CSV."""
         flat: dict[str, object] = {
             "case": self.case_id,
+            "group": self.group,
             "valid": int(self.valid),
             "violated": ";".join(self.violated),
         }
@@ -67,7 +75,9 @@ class CaseScore:
             "entropy": self.entropy,
             "kl": self.kl,
         }
-        flat |= {"dice_mean": self.dice_mean} if self.dice else {}
+        if self.dice:
+            flat |= {"dice_mean": self.dice_mean}
+            flat |= {f"{name}_mean": self._over_classes(name) for name in ("hd", "hd95")}
         for name in ("areas", "dice", "hd", "hd95"):
             flat |= {f"{name}_{structure}": value for structure, value in getattr(self, name).items()}
         return {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in flat.items()}
@@ -100,7 +110,7 @@ class Evaluator:
     rules: RuleSet
     store: CaseStore
     config: EvaluationConfig
-    logit_bias: float
+    decision: Decision
     runtime: Runtime
 
     def __post_init__(self) -> None:
@@ -126,13 +136,12 @@ class Evaluator:
         images = self.runtime.tensor(self.store.images(indices))
         with self.runtime.autocast():
             logits, logits_ref = self.model.network(images), self.reference.network(images)
-        logits[:, 1:] += self.logit_bias
-        masks = logits.argmax(1)
-        probabilities = logits.softmax(1)
-        confidence = probabilities.amax(1)
+        logits[:, 1:] += self.decision.logit_bias
+        probabilities, arrays = logits.softmax(1), self._masks(logits)
+        masks = self.runtime.tensor(arrays, torch.long)
+        confidence = probabilities.gather(1, masks[:, None])[:, 0]
         reward_logits = None if self.reward is None else self.reward.logits(images, masks[:, None])[:, 0]
         entropy, kl = categorical_entropy(logits), categorical_kl(logits, logits_ref)
-        arrays = masks.cpu().numpy().astype(np.uint8)
         trust = confidence if reward_logits is None else self._probability(reward_logits)
         self._calibration(indices, arrays, confidence, reward_logits)
         soft = probabilities.cpu().numpy()
@@ -147,6 +156,11 @@ class Evaluator:
             for b, i in enumerate(indices)
         ]
         return scores, arrays, (1 - trust).cpu().numpy()
+
+    def _masks(self, logits: Tensor) -> UInt8:
+        """The masks that are judged. Shape: (B, K, *S) -> (B, *S)."""
+        masks: UInt8 = logits.argmax(1).cpu().numpy().astype(np.uint8)
+        return np.stack([post_process(mask) for mask in masks]) if self.decision.post_process else masks
 
     def _probability(self, reward_logits: Tensor) -> Tensor:
         assert self.reward is not None
@@ -182,12 +196,22 @@ class Evaluator:
         entropy, kl, confidence = signals
         names = tuple(item.rule for item in broken)
         score = CaseScore(
-            self.store.ids[index], not broken, names, reward, entropy, kl, confidence, areas, self.classes
+            self.store.ids[index],
+            self.store.groups[index],
+            not broken,
+            names,
+            reward,
+            entropy,
+            kl,
+            confidence,
+            areas,
+            self.classes,
         )
         if self.store.has_label[index]:
             native, truth = self.store.restore_probabilities(index, soft), self.store.native_label(index)
+            labels = post_process(native.labels) if self.decision.post_process else native.labels
             for name, values in self.structures.items():
-                a, b = np.isin(native.labels, values), np.isin(truth, values)
+                a, b = np.isin(labels, values), np.isin(truth, values)
                 score.dice[name] = dice(a, b)
                 score.hd[name], score.hd95[name] = surface_distances(a, b, native.spacing_mm)
         return score
@@ -198,7 +222,8 @@ def evaluate(
 ) -> dict[str, object]:
     """Score the cases ``indices``; writes ``cases.csv``, ``summary.json`` and ``maps.h5`` into ``out``.
 
-    ``summary.json`` holds means and standard deviations over cases, counts of violated rules and reliability curves;
+    ``cases.csv`` has every figure of every case, with its group (patient) and Dice, HD and HD95 of every structure;
+    ``summary.json`` means and standard deviations over cases, counts of violated rules and reliability curves;
     ``maps.h5`` the masks and error maps of all cases (``error`` uint8, 255 = certainly wrong).
 
     Raises:
@@ -216,7 +241,8 @@ def evaluate(
         scores += part
         maps.append((masks, errors))
         progress(len(scores), len(indices))
-    summary = summarise(scores, evaluator)
+    names = {evaluator.store.splits[int(i)] for i in indices}
+    summary = {"split": names.pop() if len(names) == 1 else "all", **summarise(scores, evaluator)}
     rows = [score.row() for score in scores]
     with (out / "cases.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(k for r in rows for k in r)), lineterminator="\n")
@@ -233,6 +259,17 @@ def evaluate(
             "error", data=np.rint(error * 255).astype(np.uint8), compression="gzip", compression_opts=1
         )
     return summary
+
+
+def held_back(store: CaseStore, split: Split) -> Int64:
+    """Cases to score a result on ("test"), or to choose between policies by signals that need no label ("val").
+
+    For "test" as `held_out`. For "val" the validation split, else the training images; never the test split.
+    """
+    if split == "test":
+        return held_out(store)
+    chosen = store.indices("val")
+    return chosen if len(chosen) else store.indices("train")
 
 
 def held_out(store: CaseStore) -> Int64:

@@ -1,8 +1,12 @@
-"""Segmentation and calibration metrics as pure numpy functions; per image, never pooled over a batch.
+"""Segmentation, calibration and ranking metrics as pure numpy functions; per image, never pooled over a batch.
 
 Conventions for empty masks, stated once: a structure absent from both masks scores Dice 1 and distance 0; absent
 from one of them it scores Dice 0 and the worst possible distance, the image diagonal, so that a lost structure is
 punished rather than dropped from the mean (Maier-Hein et al. 2024, Metrics reloaded, arXiv 2206.01653).
+
+Conventions for ranking: ties count as if broken at random, in the mean over all orders; what is not defined (a
+correlation with a constant, an AUROC of one class, anything of no images) is NaN, never an error. The calibration
+errors of no pixels at all are 0; look at ``counts`` to tell this from a perfect score.
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import KDTree
+from scipy.stats import rankdata
 
 from reward_data.types import Bool, Float64, Int64
 
 Labels = npt.NDArray[np.integer[Any]]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 def dice(a: Bool, b: Bool) -> float:
@@ -91,7 +97,7 @@ class Reliability(NamedTuple):
         return {**curve, "counts": self.counts.tolist(), "ece": self.ece, "ace": self.ace, "mce": self.mce}
 
 
-def reliability(confidence: npt.NDArray[np.floating[Any]], correct: Bool, bins: int = 20) -> Reliability:
+def reliability(confidence: Floats, correct: Bool, bins: int = 20) -> Reliability:
     """Equal-width bins over [0, 1]; a confidence of exactly 1.0 belongs to the last bin. Flat or any equal shapes."""
     flat = np.asarray(confidence, np.float64).ravel()
     hit = np.asarray(correct).ravel()
@@ -107,7 +113,7 @@ def reliability(confidence: npt.NDArray[np.floating[Any]], correct: Bool, bins: 
     )
 
 
-def auroc(score: npt.NDArray[np.floating[Any]], positive: Bool) -> float:
+def auroc(score: Floats, positive: Bool) -> float:
     """Probability that a positive scores above a negative, ties counted half; NaN where one class is absent."""
     flat, truth = np.asarray(score, np.float64).ravel(), np.asarray(positive).ravel()
     positives, negatives = int(truth.sum()), int((~truth).sum())
@@ -116,3 +122,71 @@ def auroc(score: npt.NDArray[np.floating[Any]], positive: Bool) -> float:
     _, inverse, counts = np.unique(flat, return_inverse=True, return_counts=True)
     ranks = np.cumsum(counts) - (counts - 1) / 2
     return float((ranks[inverse][truth].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+# --- does a score rank the images? -----------------------------------------------------------------------------------
+
+
+def pearson(a: Floats, b: Floats) -> float:
+    """Pearson's r of two (n,) arrays; NaN for fewer than two values or where one of them is constant."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"got shapes {x.shape} and {y.shape}, wanted two equal (n,)")
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip((x @ y) / np.sqrt((x @ x) * (y @ y)), -1, 1))
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Spearman's r: Pearson's of the ranks, ties at their mean rank; NaN as `pearson`."""
+    return pearson(rankdata(a), rankdata(b))
+
+
+def risk_coverage(score: Floats, risk: Floats) -> Float64:
+    """Mean risk of the k images with the highest scores, k = 1..n. Shape: (n,), (n,) -> (n,), coverage (1..n) / n.
+
+    The risk-coverage curve of selective prediction (Geifman & El-Yaniv 2017, arXiv 1705.08500, eq. 2); for a
+    segmentation the risk is 1 - Dice. Among equal scores every image has the mean risk of its peers.
+    """
+    losses = np.asarray(risk, np.float64)
+    _, group, counts = np.unique(-np.asarray(score, np.float64), return_inverse=True, return_counts=True)
+    group = group.ravel()
+    shared = np.bincount(group, weights=losses, minlength=len(counts)) / np.maximum(counts, 1)
+    ordered = shared[np.sort(group)]
+    curve: Float64 = np.cumsum(ordered) / np.arange(1, len(ordered) + 1)
+    return curve
+
+
+def aurc(score: Floats, risk: Floats) -> float:
+    """Area under the risk-coverage curve, the mean of its n values; lower is better, NaN for no images.
+
+    A score that knows nothing reaches the mean risk; see `excess_aurc` for the part that a better score could save.
+    """
+    curve = risk_coverage(score, risk)
+    return float(curve.mean()) if len(curve) else float("nan")
+
+
+def excess_aurc(score: Floats, risk: Floats) -> float:
+    """AURC less that of the oracle, which ranks by the risk itself (Geifman et al. 2019, arXiv 1805.08206)."""
+    return aurc(score, risk) - aurc(-np.asarray(risk, np.float64), risk)
+
+
+# --- what sampled predictions disagree about -------------------------------------------------------------------------
+
+
+def class_entropy(probabilities: Floats, axis: int = 1) -> Float64:
+    """-sum p log p in nats over the class axis, 0 log 0 = 0. Shape: (B, K, *S) -> (B, *S)."""
+    p = np.asarray(probabilities, np.float64)
+    entropy: Float64 = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1)), 0).sum(axis)
+    return entropy
+
+
+def mutual_information(mean_probabilities: Floats, mean_entropy: Floats) -> Float64:
+    """H(mean p) - mean H(p) in nats: what samples of the model disagree about, not what each is unsure of.
+
+    Houlsby et al. 2011 (BALD), arXiv 1112.5745, eq. 2. Negative rounding errors become 0.
+    Shape: (B, K, *S), (B, *S) -> (B, *S).
+    """
+    information: Float64 = np.maximum(class_entropy(mean_probabilities) - mean_entropy, 0)
+    return information

@@ -26,6 +26,7 @@ from rl4seg import losses
 from rl4seg.augment import augment
 from rl4seg.configs.ppo import PPOConfig
 from rl4seg.data import batch_indices, batches_per_epoch
+from rl4seg.degrade import degrade
 from rl4seg.histories import write_history
 from rl4seg.networks import build_network, reestimate_statistics, shrink_and_perturb
 from rl4seg.policies import Model, save_model
@@ -45,6 +46,7 @@ class Minibatch(NamedTuple):
     spacing_mm: list[tuple[float, ...]]
     accepted: Tensor  # (B,) bool
     truth: Tensor  # (B, *S) int64; zeros where not accepted
+    reviewed: Tensor | None = None  # (B,) bool: the truth is an expert's; None = nowhere
 
 
 class Anchor(NamedTuple):
@@ -93,19 +95,36 @@ class Learner:
         actions = sample_masks(
             logits, config.samples, config.noise_mix, sigma, generator, config.first_argmax
         )
-        accepted = (batch.accepted & config.accepted_as_actions).reshape(-1, *[1] * (actions.ndim - 1))
-        actions = torch.where(accepted, batch.truth[:, None], actions)
+        given, known = self._given(batch, actions)
+        actions = torch.where(given, batch.truth[:, None], actions)
         with self.runtime.autocast():
             logits_ref = self.reference(batch.images)
         log_prob, log_prob_ref = action_log_prob(logits, actions), action_log_prob(logits_ref, actions)
         reward, valid = mask_rewards(
             config.reward, batch.images, actions, self.rules, batch.spacing_mm, self.reward
         )
-        reward = torch.where(accepted, torch.ones_like(reward), reward)
+        reward = torch.where(known, (actions == batch.truth[:, None]).to(reward), reward)
         if config.divergence_in == "reward":
             reward = reward - config.divergence / self.iteration * (log_prob - log_prob_ref)
         rollout = Rollout(batch.images, actions, log_prob, log_prob_ref, logits_ref, reward, value.detach())
         return rollout, valid
+
+    def _given(self, batch: Minibatch, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Which actions are replaced by the known mask (reward 1), and which are rewarded by their agreement with it.
+
+        Accepted predictions and an expert's masks replace all M samples of their image. With a group baseline that
+        would leave nothing to compare, so there an expert's mask replaces the last sample alone and its siblings earn
+        1 where they agree with it, else 0. Shape: (B, M, 1, ...) both.
+        """
+        one = [1] * (actions.ndim - 2)
+        reviewed = torch.zeros_like(batch.accepted) if batch.reviewed is None else batch.reviewed
+        taken = (batch.accepted & self.config.accepted_as_actions & ~reviewed).reshape(-1, 1)
+        expert = reviewed.reshape(-1, 1)
+        place = torch.arange(actions.shape[1], device=actions.device)[None]
+        replaced = expert & (place == place.max()) if self.config.baseline == "group" else expert
+        shape = (*actions.shape[:2], *one)
+        known = (taken | expert).expand(actions.shape[:2])
+        return (taken | replaced).expand(actions.shape[:2]).reshape(shape), known.reshape(shape)
 
     def advantage(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Detached advantage and the weight of each action element. Shape: (B, M, *S) both.
@@ -159,14 +178,17 @@ class Learner:
     ) -> dict[str, float]:
         """Act once, update k times. ``anchors`` holds one anchor batch per update, or nothing.
 
+        The policy may act on a degraded view; reference, reward and critic see the image itself.
+
         Passes at k = 5 with a critic: 5 policy + 5 critic + 1 reference + 1 reward forward, 5 + 5 backward.
         """
         rows: list[dict[str, float]] = []
         rollout: Rollout | None = None
         count = len(batch.images)
+        views = degrade(self.config.act_degrade, batch.images, generator)
         for number in range(self.config.updates):
             anchor = anchors[number] if anchors else None
-            both = torch.cat([batch.images, anchor.images]) if anchor else batch.images
+            both = torch.cat([views, anchor.images]) if anchor else views
             logits, value = self.logits(both), self.value(batch.images)
             if rollout is None:
                 rollout, valid = self.act(batch, logits[:count].detach(), value, generator)
@@ -191,7 +213,7 @@ class Learner:
 
 @dataclass
 class TargetData:
-    """Target images and accepted predictions, by (seed, round)."""
+    """Target images and accepted predictions, by (seed, round). An expert's masks are among the accepted ones."""
 
     store: CaseStore
     indices: Int64
@@ -215,12 +237,14 @@ class TargetData:
         ]
         images = self.runtime.tensor(self.store.images(chosen))
         known = [self.image_of_case.get(self.store.ids[int(i)]) for i in chosen]
+        by_expert = [image is not None and bool(self.rewards.reviewed[image]) for image in known]
         truth = torch.zeros(len(chosen), *self.store.shape, dtype=torch.long, device=self.runtime.device)
         for row, image in enumerate(known):
-            if image is not None and self.config.accepted_as_actions:
+            if image is not None and (by_expert[row] or self.config.accepted_as_actions):
                 truth[row] = self.runtime.tensor(self.rewards.truths(np.array([image]))[0], torch.long)
         accepted = torch.tensor([image is not None for image in known], device=self.runtime.device)
-        return Minibatch(images, [self.store.spacing_mm(int(i)) for i in chosen], accepted, truth)
+        reviewed = torch.tensor(by_expert, device=self.runtime.device)
+        return Minibatch(images, [self.store.spacing_mm(int(i)) for i in chosen], accepted, truth, reviewed)
 
     def anchor_batches(self, index: int) -> list[Anchor]:
         """One augmented anchor batch per update of round ``index``; none where the anchor is switched off."""
@@ -332,6 +356,7 @@ def finetune(
     tail = history[-max(1, len(history) // 5) :]
     return {
         "rounds": float(total),
+        "steps": float(total * config.updates),
         **{k: float(np.mean([r[k] for r in tail])) for k in tail[-1] if k != "step"},
     }
 

@@ -23,6 +23,7 @@ from rl4seg.augment import augment
 from rl4seg.calibration import calibrated_probability, fit_temperature
 from rl4seg.configs.reward_net import RewardNetConfig
 from rl4seg.data import batch_indices, batches_per_epoch
+from rl4seg.degraded_examples import DegradedExamples
 from rl4seg.histories import write_history
 from rl4seg.losses import correctness_loss
 from rl4seg.metrics import Reliability, auroc, reliability
@@ -33,6 +34,10 @@ from rl4seg.training import Stateful, run_steps
 ORDER, NOISE, INIT = 11, 12, 13  # branches of the seed tree
 CALIBRATION = "calibration.json"
 RELIABILITY = "reliability.json"
+CALIBRATION_BATCHES, CALIBRATION_IMAGES = (
+    16,
+    32,
+)  # degraded held-out images that the temperature is fitted and judged on
 
 
 class RewardExamples:
@@ -107,10 +112,14 @@ def train_reward_net(
     out: Path,
     checkpoint: Path,
     progress: Progress = no_progress,
+    degraded: DegradedExamples | None = None,
 ) -> dict[str, float]:
-    """Fit the reward net on the train split, its temperature on one half of the images of the validation split,
-    and report calibration on the other half. Writes the model, ``calibration.json``,
-    ``reliability.json`` and ``history.csv``.
+    """Fit the reward net on the train split, its temperature on one half of held-out pixels, and report calibration on
+    the other half. Writes the model, ``calibration.json``, ``reliability.json`` and ``history.csv``.
+
+    Args:
+        degraded: the policy's own mistakes on degraded images. Where there are any, they make the better part of every
+            batch, and those on held-out images calibrate; otherwise the validation split of the reward dataset does.
 
     Raises:
         DataError: a split of the reward dataset is empty.
@@ -122,11 +131,14 @@ def train_reward_net(
             "needed: give more unlabelled images, loosen the anatomy rules, or raise synthesis.validation_fraction"
         )
     reward = RewardModel(_fresh(examples, class_names, config, seed, runtime), len(class_names), 1.0, runtime)
-    history = _fit(reward.model, examples, train, config, seed, runtime, checkpoint, progress)
-    tune, check = _halves(examples, held)
-    logits, correct, _ = held_out_logits(reward, examples, tune)
-    reward.temperature = fit_temperature(torch.from_numpy(logits), torch.from_numpy(correct))
-    logits, correct, _ = held_out_logits(reward, examples, check)
+    live = degraded if degraded is not None and config.degraded and degraded.available("train") else None
+    history = _fit(reward.model, examples, train, live, config, seed, runtime, checkpoint, progress)
+    if live is not None and live.available("val"):
+        tuning, checking = (_degraded_logits(reward, live, first) for first in (0, 1))
+    else:
+        tuning, checking = (held_out_logits(reward, examples, half) for half in _halves(examples, held))
+    reward.temperature = fit_temperature(torch.from_numpy(tuning[0]), torch.from_numpy(tuning[1]))
+    logits, correct = checking
     write_history(out / "history.csv", history, every=max(1, config.steps // 200))
     save_reward_model(reward, out)
     curves = _curves(logits, correct, reward.temperature)
@@ -162,6 +174,7 @@ def _fit(
     model: Model,
     examples: RewardExamples,
     train: Int64,
+    degraded: DegradedExamples | None,
     config: RewardNetConfig,
     seed: int,
     runtime: Runtime,
@@ -185,6 +198,9 @@ def _fit(
             (runtime.tensor(masks, torch.long), runtime.tensor(errors, torch.long)),
             step_generator(seed, NOISE, index),
         )
+        if degraded is not None:
+            image, own, wrong, _ = degraded.batch("train", config.degraded, index)
+            moved, mask, error = torch.cat([moved, image]), torch.cat([mask, own]), torch.cat([error, wrong])
         with runtime.autocast():
             logits = model.network(reward_input(moved, mask, classes))[:, 0]
         loss = correctness_loss(logits, error == 0)
@@ -210,11 +226,9 @@ def _halves(examples: RewardExamples, held: Int64) -> tuple[Int64, Int64]:
     return (held, held) if even.all() else (held[even], held[~even])
 
 
-def held_out_logits(
-    reward: RewardModel, examples: RewardExamples, pairs: Int64
-) -> tuple[Float32, Bool, Int64]:
-    """Logits and correctness at the pixels where the proposed mask or its truth is foreground; pair number of each."""
-    logits, correct, owner = [], [], []
+def held_out_logits(reward: RewardModel, examples: RewardExamples, pairs: Int64) -> tuple[Float32, Bool]:
+    """Logits and correctness at the pixels where the proposed mask or its truth is foreground."""
+    logits, correct = [], []
     size = reward.runtime.batch_size
     for start in range(0, len(pairs), size):
         images, masks, errors = examples.read(pairs[start : start + size])
@@ -222,12 +236,19 @@ def held_out_logits(
         region = (masks > 0) | errors
         logits.append(z[:, 0].cpu().numpy()[region])
         correct.append(~errors[region])
-        owner.append(
-            np.broadcast_to(
-                np.arange(start, start + len(masks)).reshape(-1, *[1] * (masks.ndim - 1)), masks.shape
-            )[region]
-        )
-    return np.concatenate(logits), np.concatenate(correct), np.concatenate(owner)
+    return np.concatenate(logits), np.concatenate(correct)
+
+
+def _degraded_logits(reward: RewardModel, degraded: DegradedExamples, first: int) -> tuple[Float32, Bool]:
+    """The same for the policy's argmax on held-out images, degraded; batches ``first``, ``first + 2``, ..."""
+    logits, correct = [], []
+    for number in range(first, CALIBRATION_BATCHES, 2):
+        images, masks, errors, truths = degraded.batch("val", CALIBRATION_IMAGES, number, sampled=False)
+        z = reward.logits(images, masks[:, None])[:, 0]
+        region = (masks > 0) | (truths > 0)
+        logits.append(z[region].cpu().numpy())
+        correct.append((errors == 0)[region].cpu().numpy())
+    return np.concatenate(logits), np.concatenate(correct)
 
 
 def _curves(logits: Float32, correct: Bool, temperature: float) -> dict[str, Reliability]:

@@ -38,17 +38,15 @@ def smooth_normal(shape: tuple[int, ...], mix: float, sigma: float, generator: t
     white = torch.randn(shape, generator=generator)
     if mix == 0:
         return white
-    response = torch.ones(())
-    for axis, size in enumerate(shape[1:]):
-        frequency = torch.fft.fftfreq(size)
-        profile = torch.exp(-2 * (torch.pi * sigma * frequency) ** 2)
-        response = response * profile.reshape([-1 if d == axis else 1 for d in range(len(shape) - 1)])
-    response = response / response.square().mean().sqrt()
-    axes = tuple(range(1, len(shape)))
-    smooth = torch.fft.ifftn(
-        torch.fft.fftn(torch.randn(shape, generator=generator), dim=axes) * response, dim=axes
-    )
-    correlated: Tensor = (mix * smooth.real + (1 - mix) * white) / (mix**2 + (1 - mix) ** 2) ** 0.5
+    axes, sizes = tuple(range(1, len(shape))), shape[1:]
+    responses = [torch.exp(-2 * (torch.pi * sigma * torch.fft.fftfreq(size)) ** 2) for size in sizes]
+    scale = torch.stack([response.square().mean() for response in responses]).prod().sqrt()
+    spectrum = torch.fft.rfftn(torch.randn(shape, generator=generator), dim=axes) / scale
+    for axis, response in zip(axes, responses, strict=True):
+        half = response[: spectrum.shape[axis]]  # the last axis of a real transform has the first half alone
+        spectrum = spectrum * half.reshape([-1 if d == axis else 1 for d in range(len(shape))])
+    smooth = torch.fft.irfftn(spectrum, s=sizes, dim=axes)
+    correlated: Tensor = (mix * smooth + (1 - mix) * white) / (mix**2 + (1 - mix) ** 2) ** 0.5
     return correlated
 
 

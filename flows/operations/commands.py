@@ -176,8 +176,7 @@ def _follow(run_id: UUID) -> None:
 
 def _show_result(run_folder: Path) -> None:
     """The result table, where this machine sees the folder that the worker wrote to."""
-    from flows.launch import show
-    from flows.reporting.report import METRICS
+    from flows.launch import has_result, show
 
-    if (run_folder / METRICS).is_file():
+    if has_result(run_folder):
         show(run_folder)

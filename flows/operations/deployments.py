@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 POOL = "gpu"
 SILENT_SECONDS = 90  # a run that sends no heartbeat for so long (one is due every 30 s) is dead
 LAUNCH_SECONDS = 300  # from the worker's taking of a run to its first line
-ENDED = ("Completed", "Failed", "Cancelled", "Crashed")
+ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Suspended", "WaitingForReview")
 WAITING = ("Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot")
 
 

@@ -143,9 +143,16 @@ def retry(run: FlowRun) -> None:
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.responses import SetStateStatus
     from prefect.states import AwaitingRetry
 
     ended = run.state.type if run.state else None
+    if ended == StateType.PAUSED:  # it waits for an expert; what he has said is in the run folder
+        with get_client(sync_client=True) as client:
+            answer = client.resume_flow_run(run.id, run_input={})
+        if answer.status != SetStateStatus.ACCEPT:
+            raise ConfigError(f"run {run.name!r} cannot be resumed: {answer.details}; try again")
+        return
     if run.deployment_id is None:
         raise ConfigError(
             f"run {run.name!r} was not started by a worker; continue it by rl4seg resume FOLDER, its run folder"

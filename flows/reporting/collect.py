@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from flows.stages import METRICS, StageContext
 from reward_data.case_store import CaseStore
 from reward_data.types import UInt8
 from rl4seg.histories import read_history
+from rl4seg.stop_rule import JUDGEMENT, Judgement
 
 if TYPE_CHECKING:
     from flows.reporting.stage import PolicyRecord
@@ -65,7 +67,23 @@ class Collector:
             reliability=tuple(self.reliability()),
             synthesis=tuple(self.synthesis()),
             lineage=tuple(row for row in lineage if row["digest"]),
+            stop=self.stop,
         )
+
+    @cached_property
+    def stop(self) -> Judgement | None:
+        """What the stop rule says of all iterations of the loop."""
+        judged = [record.judgement for record in self.records if record.judgement is not None]
+        return Judgement.model_validate(self.read(judged[-1], JUDGEMENT)) if judged else None
+
+    @cached_property
+    def chosen(self) -> PolicyRecord | None:
+        """The policy that the run hands out: the stop rule's choice, else the loop's last; None without a loop."""
+        loop = [record for record in self.records if record.arm == MAIN]
+        if self.stop is None or not loop:
+            return loop[-1] if loop else None
+        number = self.stop.choice.iteration
+        return next((record for record in loop if record.iteration == number), self.records[0])
 
     def read(self, ref: ArtifactRef, name: str) -> dict[str, Any]:
         """A JSON file of an artifact; empty where it has none of that name."""
@@ -106,7 +124,18 @@ class Collector:
             class_area={name: mean for name, (mean, _) in summary["areas"].items()},
             case_dice={row["case"]: float(row["dice_mean"]) for row in rows if row.get("dice_mean")},
             case_valid={row["case"]: row["valid"] == "1" for row in rows},
+            case_group={row["case"]: row["group"] for row in rows if row.get("group")},
+            case_measures=_measures(rows),
+            steps=self.steps(record),
+            chosen=record is self.chosen,
         )
+
+    def steps(self, record: PolicyRecord) -> int | None:
+        """Optimiser steps behind a policy of the run, which begins with the first record's; None where unknown."""
+        if record.policy.digest == self.records[0].policy.digest:
+            return 0
+        steps = self.read(record.policy, METRICS).get("steps")
+        return None if steps is None else int(steps)
 
     def seconds(self, record: PolicyRecord) -> float | None:
         """What building the stages behind a policy took, whenever that was."""
@@ -162,7 +191,10 @@ class Collector:
                 names = ("images", "accepted", "corrected", "examples", "violated")
                 summaries.append(
                     SynthesisSummary(
-                        iteration=record.iteration, arm=record.arm, **{n: found[n] for n in names}
+                        iteration=record.iteration,
+                        arm=record.arm,
+                        reviewed=found.get("reviewed", {}),
+                        **{n: found[n] for n in names},
                     )
                 )
         return summaries
@@ -198,6 +230,12 @@ class Collector:
             columns.append(MontageColumn(title, _slice(mask), error_map, float(dice) if dice else None))
         case_id = self.store.ids[int(index[0])]
         return MontageCase(case_id, _slice(image), None if truth is None else _slice(truth), tuple(columns))
+
+
+def _measures(rows: list[dict[str, str]]) -> dict[str, dict[str, float]]:
+    """Dice and distances of every structure, case by case."""
+    names = [name for name in rows[0] if re.match(r"(?!dice_mean$)(dice|hd95|hd)_", name)] if rows else []
+    return {name: {row["case"]: float(row[name]) for row in rows if row.get(name)} for name in names}
 
 
 def _slice(array: UInt8) -> UInt8:

@@ -14,13 +14,23 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from reward_data.types import Config, Float32, UInt8
+from rl4seg.stop_rule import Judgement
 
 MAIN = "RL4Seg"
 PPO_OFF = "PPO off"
 LOGIT_BIAS = "logit bias"
+POST_PROCESSING = "post-processing"
+STRONG_AUGMENTATION = "strong augmentation"
+SELF_TRAINING = "self-training"
+TENT = "TENT"
+MEAN_TEACHER = "mean teacher"
 SOURCE_ONLY = "source-only"
 UPPER_BOUND = "upper bound (target labels)"
-ARMS = (SOURCE_ONLY, LOGIT_BIAS, PPO_OFF, MAIN, UPPER_BOUND)  # order of appearance; other names follow
+ARMS = (
+    SOURCE_ONLY, LOGIT_BIAS, POST_PROCESSING, STRONG_AUGMENTATION, TENT, MEAN_TEACHER, SELF_TRAINING, PPO_OFF, MAIN,
+    UPPER_BOUND,
+)  # fmt: skip
+"""Order of appearance; other names follow."""
 
 Unit = Literal["mm", "px (spacing unknown)"]
 Stage = Literal["source training", "reward net", "ppo"]
@@ -85,6 +95,20 @@ class EvaluationRow(Config):
         default_factory=dict,
         description="Case id -> passes every rule; lets validity be compared case by case.",
     )
+    case_group: dict[str, str] = Field(default_factory=dict, description="Case id -> its patient.")
+    case_measures: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="dice_NAME, hd95_NAME or hd_NAME of a structure, hd95_mean and hd_mean over the classes -> case "
+        "id -> value, where there is a label.",
+    )
+    chosen: bool = Field(
+        default=False, description="The policy that the run hands out; one row at most, by the stop rule."
+    )
+    steps: int | None = Field(
+        default=None,
+        ge=0,
+        description="Optimiser steps that made this policy of the one before it; 0 = none.",
+    )
 
 
 class Curve(Config):
@@ -111,13 +135,21 @@ class ReliabilityCurve(Config):
 class SynthesisSummary(Config):
     """What one iteration's predictions became in the reward dataset."""
 
-    iteration: int = Field(ge=1, description="Iteration of the loop.")
+    iteration: int = Field(ge=0, description="Iteration of the loop; 0 outside it.")
     arm: str = Field(default=MAIN, description="Arm.")
     images: int = Field(ge=0, description="Target images predicted.")
     accepted: float = Field(ge=0, le=1, description="Share accepted as pseudo ground truth.")
     corrected: float = Field(ge=0, le=1, description="Share invalid but corrected into a valid mask.")
     examples: dict[str, int] = Field(default_factory=dict, description="Kind of example -> number.")
     violated: dict[str, float] = Field(default_factory=dict, description="Rule -> share of predictions.")
+    reviewed: dict[str, int] = Field(
+        default_factory=dict, description="Cases that an expert has accepted, corrected and rejected so far."
+    )
+
+    @property
+    def judged(self) -> int:
+        """Cases that an expert has judged so far."""
+        return sum(self.reviewed.values())
 
 
 @dataclass(frozen=True)
@@ -161,3 +193,4 @@ class ReportData:
     reliability: tuple[ReliabilityCurve, ...] = ()
     synthesis: tuple[SynthesisSummary, ...] = ()
     lineage: tuple[Mapping[str, Any], ...] = ()
+    stop: Judgement | None = None  # what the stop rule says of the whole loop; None = it was not asked

@@ -25,8 +25,10 @@ from flows.reporting.data import (
     SynthesisSummary,
     Unit,
 )
-from flows.reporting.verdict import Statement, honest_verdict, last_row
+from flows.reporting.signals import signal_table
+from flows.reporting.verdict import Statement, handed_out, honest_verdict, last_row
 from reward_data.types import Config
+from rl4seg.stop_rule import Judgement
 
 REPORT, METRICS = "report.html", "metrics.json"
 STAGES: tuple[Stage, ...] = ("ppo", "reward net", "source training")
@@ -72,6 +74,9 @@ class Metrics(Config):
     rows: tuple[EvaluationRow, ...] = Field(description="The result table.")
     synthesis: tuple[SynthesisSummary, ...] = Field(description="Reward datasets.")
     reliability: tuple[ReliabilityCurve, ...] = Field(description="Reliability diagrams.")
+    stop: Judgement | None = Field(
+        default=None, description="Label-free signals, alarm and choice; null where the stop rule was off."
+    )
     lineage: tuple[dict[str, Any], ...] = Field(description="Stages and their artifacts.")
     curves: tuple[Curve, ...] = Field(description="Training histories.")
 
@@ -92,7 +97,7 @@ class ResultTable(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A key figure: the loop's last iteration, and source-only for comparison."""
+    """A key figure: of the policy handed out, and source-only for comparison."""
 
     label: str
     key: str
@@ -120,7 +125,8 @@ def collect_metrics(data: ReportData) -> Metrics:
         unit=data.unit,
         class_names=data.class_names,
         versions=dict(data.versions),
-        verdict=honest_verdict(data.rows),
+        verdict=honest_verdict(data.rows, data.stop),
+        stop=data.stop,
         rows=tables.ordered(data.rows),
         synthesis=data.synthesis,
         reliability=data.reliability,
@@ -188,6 +194,7 @@ def _context(data: ReportData, verdict: Sequence[Statement]) -> dict[str, Any]:
         "training": [(stage, training_curves.training_charts(data.curves, stage)) for stage in STAGES],
         "kinds": sorted({kind for part in data.synthesis for kind in part.examples}),
         "look_at": _cases_to_look_at(rows),
+        "signals": signal_table(data.stop) if data.stop else None,
         "lineage_columns": list(dict.fromkeys(key for row in data.lineage for key in row)),
         "lineage": [_lineage_cells(row) for row in data.lineage],
     }
@@ -199,7 +206,7 @@ def _table(rows: Sequence[EvaluationRow], columns: Sequence[tables.TableColumn])
 
 
 def _cards(rows: Sequence[EvaluationRow], data: ReportData) -> Iterator[Card]:
-    last, source = last_row(rows, MAIN), last_row(rows, SOURCE_ONLY)
+    last, source = handed_out(rows), last_row(rows, SOURCE_ONLY)
     if last is None or source is None:
         return
     columns = (*tables.quality_columns(data.class_names, data.unit), *tables.signal_columns())
@@ -214,13 +221,17 @@ def _cards(rows: Sequence[EvaluationRow], data: ReportData) -> Iterator[Card]:
 
 
 def _last_of_each_arm(rows: Sequence[EvaluationRow]) -> tuple[EvaluationRow, ...]:
-    found = (last_row(rows, arm) for arm in dict.fromkeys(row.arm for row in rows))
+    chosen = handed_out(rows)
+    number = chosen.iteration if chosen is not None and chosen.arm == MAIN else None
+    found = (
+        last_row(rows, arm, number if arm == MAIN else None) for arm in dict.fromkeys(row.arm for row in rows)
+    )
     return tuple(row for row in found if row is not None)
 
 
 def _cases_to_look_at(rows: Sequence[EvaluationRow]) -> tuple[LookAt, ...]:
-    """The loop's worst cases by Dice."""
-    last, source = last_row(rows, MAIN), last_row(rows, SOURCE_ONLY)
+    """The worst cases by Dice of the policy handed out."""
+    last, source = handed_out(rows), last_row(rows, SOURCE_ONLY)
     if last is None:
         return ()
     before: Mapping[str, float] = source.case_dice if source else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from flows.stages import StageContext, stage
-from flows.store import CaseSet, Evaluation, Policy, Report, RewardNet, RewardSet
+from flows.store import CaseSet, Evaluation, JudgementRef, Policy, Report, RewardNet, RewardSet
 from reward_data.types import Config
 
 
@@ -19,6 +19,9 @@ class PolicyRecord(Config):
     reward_net: RewardNet | None = Field(default=None, description="The reward net of the same iteration.")
     reward_set: RewardSet | None = Field(
         default=None, description="The reward dataset of the same iteration."
+    )
+    judgement: JudgementRef | None = Field(
+        default=None, description="What the stop rule says after this iteration, of all until then."
     )
 
 

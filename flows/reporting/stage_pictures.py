@@ -270,5 +270,8 @@ _PICTURES: dict[str, Draw] = {
     "evaluate_policy": _evaluated,
     "train_supervised": partial(_trained, ("loss", "learning_rate")),
     "train_reward": partial(_trained, ("loss",)),
+    "continue_supervised": partial(_trained, ("loss",)),
+    "train_tent": partial(_trained, ("entropy", "foreground")),
+    "train_teacher": partial(_trained, ("loss", "consistency", "sure")),
     "finetune_policy": partial(_trained, ("reward", "kl_ref", "entropy", "clip_fraction", "anchor_loss")),
 }

@@ -152,5 +152,6 @@ def result_table(
         texts = [f"{cell.text} {cell.sd.replace(' ', '')}".strip() for cell in line]
         bold = [f"[bold]{t}[/bold]" if cell.best else t for t, cell in zip(texts, line, strict=True)]
         ends = index + 1 < len(shown) and shown[index + 1].arm != row.arm
-        table.add_row(escape(row.arm.partition(" (")[0]), str(row.iteration), *bold, end_section=ends)
+        number = f"● {row.iteration}" if row.chosen else str(row.iteration)
+        table.add_row(escape(row.arm.partition(" (")[0]), number, *bold, end_section=ends)
     return table

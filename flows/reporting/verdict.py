@@ -1,5 +1,7 @@
 """Did the loop help? Plain sentences drawn from the result rows, with the doubts said aloud.
 
+The verdict speaks of the policy that the run hands out: the iteration that the stop rule has chosen, else the last.
+
 Two policies are called different only where their difference exceeds twice its standard error over cases: paired, case
 by case, where both rows carry `case_dice` (`case_valid`); else as if the cases were independent, which is the more
 cautious of the two. Spread between seeds is not in one run and is said to be missing.
@@ -17,6 +19,7 @@ from pydantic import Field
 from flows.reporting.data import LOGIT_BIAS, MAIN, PPO_OFF, SOURCE_ONLY, UPPER_BOUND, EvaluationRow
 from flows.reporting.tables import percent
 from reward_data.types import Config
+from rl4seg.stop_rule import Judgement
 
 AREA_DRIFT = 0.2  # relative change of a class's mean area that is worth a warning
 REWARD_RISE = 0.005  # rise of the mean reward that counts as one
@@ -83,9 +86,37 @@ def last_row(rows: Sequence[EvaluationRow], arm: str, iteration: int | None = No
     return candidates[-1] if candidates else None
 
 
-def honest_verdict(rows: Sequence[EvaluationRow]) -> tuple[Statement, ...]:
-    """Whether the loop helped against source-only, PPO off and logit bias, and every reason for doubt."""
-    last, source = last_row(rows, MAIN), last_row(rows, SOURCE_ONLY)
+def handed_out(rows: Sequence[EvaluationRow]) -> EvaluationRow | None:
+    """The row of the policy that the run hands out: the chosen one, else the loop's last, else None."""
+    return next((row for row in rows if row.chosen), None) or last_row(rows, MAIN)
+
+
+def honest_verdict(rows: Sequence[EvaluationRow], stop: Judgement | None = None) -> tuple[Statement, ...]:
+    """Whether the policy handed out is better than source-only, PPO off and logit bias, and every reason for doubt.
+
+    ``stop``: what the stop rule says of the loop; None = it was not asked.
+    """
+    said = tuple(_stop_rule(stop)) if stop is not None else ()
+    return (*said, *_verdict(rows))
+
+
+def _stop_rule(stop: Judgement) -> Iterator[Statement]:
+    """Alarm and choice; both were made without labels."""
+    last = stop.history[-1].iteration
+    if stop.alarm:
+        text = f"Collapse alarm: the loop was stopped after iteration {last}. {'; '.join(stop.alarm)}."
+        yield Statement(tone="warning", text=text)
+    number = stop.choice.iteration
+    which = f"iteration {number} of {last}" if number else "the policy given, unchanged"
+    tone = "neutral" if number else "warning"
+    text = f"Handed out: {which}; {stop.choice.why}. Chosen without labels."
+    yield Statement.model_validate({"tone": tone, "text": text})
+
+
+def _verdict(rows: Sequence[EvaluationRow]) -> tuple[Statement, ...]:
+    last, source = handed_out(rows), last_row(rows, SOURCE_ONLY)
+    if last is not None and last is source:
+        return _nothing_changed(rows, source)
     if last is None or source is None:
         missing = MAIN if last is None else SOURCE_ONLY
         text = f"No verdict: there is no evaluated row for {missing!r}, so there is nothing to compare."
@@ -96,6 +127,16 @@ def honest_verdict(rows: Sequence[EvaluationRow]) -> tuple[Statement, ...]:
         *_upper_bound(last, source, last_row(rows, UPPER_BOUND)),
     )
     return (_headline(last, source), *controls, *_warnings(rows, last, source), _caveat(last))
+
+
+def _nothing_changed(rows: Sequence[EvaluationRow], source: EvaluationRow) -> tuple[Statement, ...]:
+    """What is to say where the policy given is handed out: what the loop's last iteration would have been."""
+    loop = last_row(rows, MAIN)
+    if loop is None:
+        return (_caveat(source),)
+    words = _compared(loop, source) or "nothing was measured that could tell"
+    text = f"What was not handed out: iteration {loop.iteration} against source-only, {words}."
+    return (Statement(tone="neutral", text=text), _caveat(source))
 
 
 def _points(value: float) -> str:
@@ -202,7 +243,8 @@ def _warnings(
     rows: Sequence[EvaluationRow], last: EvaluationRow, source: EvaluationRow
 ) -> Iterator[Statement]:
     path = [source, *sorted((r for r in rows if r.arm == MAIN), key=lambda r: r.iteration)]
-    texts = (*_reward_hacking(path), *_class_collapse(last, source), *_past_the_best(path))
+    until = [row for row in path if row.iteration <= last.iteration]
+    texts = (*_reward_hacking(until), *_class_collapse(last, source), *_past_the_best(path, last))
     yield from (Statement(tone="warning", text=text) for text in texts)
 
 
@@ -251,15 +293,18 @@ def _class_collapse(last: EvaluationRow, source: EvaluationRow) -> Iterator[str]
             )
 
 
-def _past_the_best(path: Sequence[EvaluationRow]) -> Iterator[str]:
+def _past_the_best(path: Sequence[EvaluationRow], last: EvaluationRow) -> Iterator[str]:
+    """Another iteration than the one handed out was the best: by the test labels, which nobody chose by."""
     scored = [row for row in path if row.dice_mean is not None]
-    if len(scored) < 2 or scored[-1] is not path[-1]:
+    if len(scored) < 2 or last.dice_mean is None:
         return
     best = max(scored, key=lambda row: row.dice_mean.mean if row.dice_mean else 0.0)
-    lost = dice_difference(path[-1], best)
+    lost = dice_difference(last, best)
     if lost is not None and lost.sign < 0 and best.iteration > 0:
-        words = _dice_words(path[-1], best)
-        yield f"Iteration {best.iteration} was better than the last one ({words}): later iterations hurt."
+        words = _dice_words(last, best)
+        which = "the last one" if last is path[-1] else f"iteration {last.iteration}, which is handed out"
+        hurt = "later iterations hurt" if best.iteration < last.iteration else "it was stopped too early"
+        yield f"Iteration {best.iteration} was better than {which} ({words}): {hurt}."
 
 
 def _caveat(last: EvaluationRow) -> Statement:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from reward_data.types import Config
-from rl4seg.configs.augment import AugmentConfig
+from rl4seg.configs.augment import AugmentConfig, DegradeConfig
 from rl4seg.configs.network import NetworkConfig
 
 
@@ -15,12 +15,12 @@ class RewardConfig(Config):
     """Weights of the reward's parts; the per-pixel reward is their sum."""
 
     verdict: float = Field(
-        default=1.0,
+        default=0.5,
         ge=0,
         description="Weight of the anatomical verdict (1 valid, 0 not), equal for all pixels of a mask.",
     )
     learned: float = Field(
-        default=0.0, ge=0, description="Weight of the reward net's calibrated probability, per pixel."
+        default=1.0, ge=0, description="Weight of the reward net's calibrated probability, per pixel."
     )
 
 
@@ -88,7 +88,12 @@ class PPOConfig(Config):
         "keeps self-training from drifting. 0 = none.",
     )
     anchor_augment: AugmentConfig | None = Field(
-        default=AugmentConfig(), description="Augmentation of the anchor; null = none."
+        default=AugmentConfig(degrade=DegradeConfig()), description="Augmentation of the anchor; null = none."
+    )
+    act_degrade: DegradeConfig | None = Field(
+        default=DegradeConfig(share=1.0),
+        description="The policy acts on a degraded view of the image, while the reward and the reference see the image "
+        "itself (asymmetric actor-critic, arXiv 1710.06542); null = all see the image.",
     )
     accepted_as_actions: bool = Field(
         default=False,

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.flow
 CACHED_SECONDS = (
     60.0  # 10 s where the machine is quiet (the goal is 20); this only catches a stage that runs again
 )
-ONE_ITERATION = ("iterations=1", "controls.ppo_off=false", "controls.logit_bias=false")
+ONE_ITERATION = ("iterations=1", "rivals.ppo_off=false", "rivals.logit_bias=false")
 
 
 def test_a_run_leaves_report_metrics_table_and_lineage(undisturbed: tiny.Run) -> None:

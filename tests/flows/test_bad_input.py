@@ -163,7 +163,7 @@ def test_unlabelled_source(tiny: Path) -> None:
 def test_upper_bound_without_target_labels(tiny: Path) -> None:
     for path in (tiny.parent / "target/labelsTr").iterdir():
         path.unlink()
-    refused(load(tiny, "controls.upper_bound=true"), "no target training image has one", ConfigError)
+    refused(load(tiny, "rivals.upper_bound=true"), "no target training image has one", ConfigError)
 
 
 def test_no_source_and_no_checkpoint(tiny: Path) -> None:

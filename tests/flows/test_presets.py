@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import pytest
 
+from flows.command_line import load
 from flows.config import AutoIterationConfig
 from flows.config_loader import load_config
 from flows.presets import ROOTS, preset_path
 from reward_data.errors import ConfigError
 
-NAMES = sorted(p.relative_to(ROOTS[0]).with_suffix("").as_posix() for p in ROOTS[0].glob("*/*.yaml"))
+SHIPPED = sorted(p.relative_to(ROOTS[0]).with_suffix("").as_posix() for p in ROOTS[0].glob("*/*.yaml"))
+NAMES = [name for name in SHIPPED if not name.startswith("ablation/")]  # those are studies, no runs
 
 
-def test_the_three_configs_are_shipped() -> None:
-    assert NAMES == ["auto_iteration/camus_a4c_to_a2c", "auto_iteration/demo", "auto_iteration/paper"]
+def test_the_configs_are_shipped() -> None:
+    names = ("camus_a4c_to_a2c", "camus_a4c_to_a2c_shifted", "demo", "paper")
+    assert ["ablate/demo", *(f"auto_iteration/{name}" for name in names), "compare/demo"] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_loads_and_its_header_says_what_for_on_what_how_and_what_came_out(name: str) -> None:
-    config = load_config(name, [], AutoIterationConfig)
+    config = load(name, [])
+    assert isinstance(config, AutoIterationConfig)
     assert config.rule_set().classes == config.class_names
-    header = preset_path(name).read_text().partition("name:")[0]
+    header = preset_path(name).read_text().partition("\nname:")[0]
     for entry in ("# Purpose", "# Hardware", "# Command", "# Gave"):
         assert entry in header
 

@@ -101,6 +101,7 @@ def write_config(folder: Path) -> Path:
             "checkpoint_seconds": 0,
         },
         "evaluation": {"montage_cases": 2},
+        "stop": {"enabled": False},  # so small a policy moves too far; see test_stop
         "runtime": {"device": "cpu", "threads": 1},
     }
     path = folder / "tiny.yaml"
@@ -207,20 +208,31 @@ class Workshop:
     folder: Path
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, output: str, *overrides: str, name: str = "tiny", **environment: str) -> Run:
-        """Start ``rl4seg run``; runs of one ``output`` share its store."""
+    def start(
+        self, output: str, *overrides: str, name: str = "tiny", command: str = "run", **environment: str
+    ) -> Run:
+        """Start ``rl4seg run``, or another command with a config; runs of one ``output`` share its store."""
         place = self.folder / output
-        command = [
-            str(Path(sys.executable).with_name("rl4seg")), "run", str(self.config), f"name={name}", f"output={place}",
-            *overrides,
-        ]  # fmt: skip
+        words = (command, str(self.config), *overrides, f"name={name}", f"output={place}")
+        return Run(self._process(*words, **environment), place, name, place / "store", time.monotonic())
+
+    def call(self, *words: str) -> Run:
+        """Any other command of ``rl4seg``, to its end."""
+        return Run(self._process(*words), self.folder, "", self.folder / "store", time.monotonic()).wait()
+
+    def _process(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        program = str(Path(sys.executable).with_name("rl4seg"))
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
         own = {"PREFECT_HOME": str(self.folder / "prefect"), "OMP_NUM_THREADS": "1", **environment}
         process = subprocess.Popen(
-            command, env=inherited | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [program, *words],
+            env=inherited | own,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         self.processes.append(process)
-        return Run(process, place, name, place / "store", time.monotonic())
+        return process
 
     def close(self) -> None:
         """End what a failed test has left running."""

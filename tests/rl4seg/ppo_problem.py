@@ -74,6 +74,7 @@ def config(baseline: str, **changes: object) -> PPOConfig:
         "noise_mix": 0.0,
         "divergence": 0.0,
         "entropy": 0.0,
+        "act_degrade": None,
     }
     return PPOConfig.model_validate(plain | changes)
 

@@ -14,7 +14,7 @@ from reward_data.mask_damage import Warp, damage_mask
 from reward_data.reward_store import ImageEntry, RewardStore, RewardStoreWriter
 from reward_data.types import no_progress
 from rl4seg.configs.network import NetworkConfig
-from rl4seg.configs.ppo import PPOConfig, ShrinkPerturb
+from rl4seg.configs.ppo import PPOConfig, RewardConfig, ShrinkPerturb
 from rl4seg.configs.reward_net import RewardNetConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.policies import Model, new_model, spec_for
@@ -31,7 +31,14 @@ RULES = RuleSet.model_validate(
         "rules": [{"kind": "present", "structure": "disc"}, {"kind": "one_piece", "structure": "disc"}],
     }
 )
-CONFIG = PPOConfig(epochs=1, batch_size=8, updates=2, anchor_batch=4, checkpoint_seconds=0)
+CONFIG = PPOConfig(
+    epochs=1,
+    batch_size=8,
+    updates=2,
+    anchor_batch=4,
+    checkpoint_seconds=0,
+    reward=RewardConfig(verdict=1, learned=0),
+)
 
 
 class Killed(Exception):

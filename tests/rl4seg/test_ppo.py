@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from rl4seg.configs.augment import DegradeConfig
 from rl4seg.ppo import Anchor
 from rl4seg.rewards import mask_rewards
 from tests.rl4seg.ppo_problem import RULES, TruthReward, accuracy, batch, config, learner
@@ -161,3 +162,15 @@ def test_nothing_to_learn_is_refused() -> None:
         config("group", policy_weight=0, anchor_weight=0)
     with pytest.raises(ValueError, match="samples must be at least 2"):
         config("group", samples=1)
+
+
+def test_the_policy_acts_on_a_worse_view_than_reward_and_reference_see() -> None:
+    changed = config("group", act_degrade=DegradeConfig(share=1), updates=1, advantage_scale=1e-6)
+    one = learner(changed)
+    images = batch(0)
+    seen: dict[str, list[torch.Tensor]] = {"policy": [], "reference": []}
+    for name, network in (("policy", one.policy), ("reference", one.reference)):
+        network.register_forward_hook(lambda _, given, __, name=name: seen[name].append(given[0].clone()))
+    one.round(images, [], generator())
+    assert torch.equal(seen["reference"][0], images.images)
+    assert not torch.allclose(seen["policy"][0], images.images, atol=1e-2)

@@ -12,7 +12,7 @@ from tests.flows import tiny
 from tests.flows.operations import pool
 
 # One iteration with a reward net that trains for some seconds: long enough to be killed in.
-LONG = ("iterations=1", "reward_net.steps=120", "controls.ppo_off=false")
+LONG = ("iterations=1", "reward_net.steps=120", "rivals.ppo_off=false")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,60 @@
+"""How far each predicted mask can be trusted: the reward net's calibrated belief over the mask's foreground."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from reward_data.case_store import CaseStore
+from reward_data.review import trust_of
+from reward_data.types import Float32, Float64, Int64, Progress, UInt8, no_progress
+from rl4seg.policies import Model, TorchSegmenter
+from rl4seg.reward_net import RewardModel
+from rl4seg.runtime import Runtime
+
+
+class Inspection(NamedTuple):
+    """What an expert is shown of some cases: probabilities (n, K, *S) and, in [0, 1], expected errors (n, *S)."""
+
+    probabilities: Float32
+    error: Float32
+
+
+def mask_trust(
+    reward: RewardModel,
+    store: CaseStore,
+    indices: Int64,
+    masks: UInt8,
+    progress: Progress = no_progress,
+) -> Float64:
+    """Mean calibrated reward over the foreground of the masks (n, *S) of some cases, 0 where empty. Shape: (n,)."""
+    runtime, trust = reward.runtime, np.zeros(len(indices))
+    for start in range(0, len(indices), runtime.batch_size):
+        part = slice(start, start + runtime.batch_size)
+        trust[part] = trust_of(_belief(reward, store, indices[part], masks[part]), masks[part])
+        progress(min(start + runtime.batch_size, len(indices)), len(indices))
+    return trust
+
+
+def inspect(
+    model: Model, reward: RewardModel, store: CaseStore, indices: Int64, runtime: Runtime
+) -> Inspection:
+    """Class probabilities of a policy and where its masks are expected to be wrong, for a few cases."""
+    segmenter = TorchSegmenter(model, runtime)
+    found: list[tuple[Float32, Float32]] = []
+    for index in indices:
+        one = np.array([index])
+        probabilities = segmenter.probabilities(store.images(one))
+        belief = _belief(reward, store, one, probabilities.argmax(1).astype(np.uint8))
+        found.append((probabilities[0], np.float32(1) - belief[0]))
+    return Inspection(np.stack([soft for soft, _ in found]), np.stack([error for _, error in found]))
+
+
+def _belief(reward: RewardModel, store: CaseStore, indices: Int64, masks: UInt8) -> Float32:
+    """Probability that each pixel is right. Shape: (n, *S)."""
+    images = reward.runtime.tensor(store.images(indices))
+    score = reward.score(images, reward.runtime.tensor(masks, torch.long)[:, None])[:, 0]
+    belief: Float32 = score.float().cpu().numpy()
+    return belief

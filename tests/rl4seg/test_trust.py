@@ -1,0 +1,55 @@
+"""Trust in predicted masks, and what an expert is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from reward_data.case_store import CaseStore, import_cases
+from reward_data.preprocess import PreprocessConfig
+from reward_data.types import Case, LabelMap
+from rl4seg.configs.network import NetworkConfig
+from rl4seg.policies import new_model, spec_for
+from rl4seg.reward_net import RewardModel
+from rl4seg.trust import inspect, mask_trust
+from tests.rl4seg.ppo_problem import RUNTIME
+
+
+class HalfSure(RewardModel):
+    """Sure to .75 of class 1, to .25 of class 2, wholly of the background."""
+
+    def __init__(self) -> None:
+        self.runtime = RUNTIME
+
+    def score(self, images: Tensor, masks: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.75, 0.25])[masks]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CaseStore:
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 255, (3, 1, 16, 16)).astype(np.float32)
+    cases = (Case(f"c{i}", f"c{i}", "t", None, images[i], None, (1.0, 1.0), np.eye(4)) for i in range(3))
+    import_cases(cases, 3, PreprocessConfig(shape=(16, 16)), LabelMap(), tmp_path / "cases.h5")
+    return CaseStore(tmp_path / "cases.h5")
+
+
+def test_trust_is_the_mean_belief_over_the_foreground(store: CaseStore) -> None:
+    masks = np.zeros((3, 16, 16), np.uint8)
+    masks[0, :2], masks[0, 2:4] = 1, 2  # as many pixels of either
+    masks[1, 5, 5] = 1
+    assert mask_trust(HalfSure(), store, np.arange(3), masks) == pytest.approx([0.5, 0.75, 0.0])
+
+
+def test_expected_errors_are_those_of_the_policys_own_masks(store: CaseStore) -> None:
+    network = NetworkConfig(features=(4, 4, 8, 8, 8, 4), fold=1)
+    model = new_model(spec_for(network, store), 0, 1)
+    shown = inspect(model, HalfSure(), store, np.array([2, 0]), RUNTIME)
+    assert shown.probabilities.shape == (2, 3, 16, 16)
+    assert shown.probabilities.sum(1) == pytest.approx(np.ones((2, 16, 16)), abs=1e-5)
+    wanted = 1 - np.array([1.0, 0.75, 0.25])[shown.probabilities.argmax(1)]
+    assert shown.error == pytest.approx(wanted)
