@@ -23,6 +23,7 @@ OWN_GLOSSARY = {
     "the time of their making. Source-only: of its training.",
     "steps": "Optimiser steps: from the source policy to the one that is scored. Trained arms take equal numbers, "
     "unless the loop was stopped before its end.",
+    "iteration": "Iteration: the one that was handed out and scored; 0 = the stop rule kept the source policy.",
     "gap": "Gap closed: (loop − source-only) / (upper bound − source-only) of the mean Dice.",
     "validity": GLOSSARY["validity"],
     "hd95": GLOSSARY["hd95"],

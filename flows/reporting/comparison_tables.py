@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.reporting.comparison_data import DICE, HD, HD95, VALIDITY, ArmResult, ComparisonData, Figure
-from flows.reporting.data import UPPER_BOUND
+from flows.reporting.data import MAIN, UPPER_BOUND
 from flows.reporting.tables import Cell, decimals, duration, one_decimal, percent, short_unit
 
 Show = Callable[[float], str]
@@ -67,6 +67,7 @@ def difference_columns(data: ComparisonData) -> tuple[Column, ...]:
         Column("difference", f"Δ Dice, {data.direction} [95 % interval]", _difference_cell(DICE, signed)),
         Column("p", "p, corrected", _p_cell),
         Column("difference", f"Δ validity, {data.direction} (points)", _difference_cell(VALIDITY, points)),
+        Column("iteration", "Iteration", _iteration_cell),
         Column("steps", "Optimiser steps", _steps_cell),
         _column("seconds", "Wall time", lambda result: result.seconds, duration),
     )
@@ -113,11 +114,19 @@ def _p_cell(result: ArmResult) -> Cell:
     return Cell(p_text(figure.difference.p_holm) if known and figure and figure.difference else "–")
 
 
+def _iteration_cell(result: ArmResult) -> Cell:
+    """The iteration that was handed out; of an arm that does not iterate, none."""
+    return Cell(_range(result.iterations) if result.arm == MAIN or any(result.iterations) else "–")
+
+
 def _steps_cell(result: ArmResult) -> Cell:
-    if result.steps is None:
-        return Cell("–")
-    low, high = min(result.steps), max(result.steps)
-    return Cell(f"{low}" if low == high else f"{low} to {high}")
+    return Cell("–" if result.steps is None else _range(result.steps))
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """Like 3, or 2 to 3 where seeds differ."""
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 # --- cells -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what processes do"),
 ]
 RIVALS = ("post_processing", "strong_augmentation", "self_training", "tent", "mean_teacher", "upper_bound")
-QUICK = ("iterations=1", *(f"rivals.{name}=false" for name in RIVALS))
+QUICK = ("iterations=1", "stop.enabled=false", *(f"rivals.{name}=false" for name in RIVALS))
 
 
 def figures(run: tiny.Run) -> ComparisonData:
@@ -115,7 +115,7 @@ def test_an_ablation_is_scored_on_held_back_images_and_shares_stages(
     study.write_text(
         yaml.safe_dump({"name": "bonus", "question": "A bonus?", "variants": variants}, sort_keys=False)
     )
-    overrides = ("iterations=1", "seeds=0", "target.validation_fraction=0.25")
+    overrides = ("iterations=1", "stop.enabled=false", "seeds=0", "target.validation_fraction=0.25")
     run = workshop.start("ablation", str(study), *overrides, name="bonus", command="ablate").wait()
     status = run.status()
     other = {label: status[label] for label in status if label.startswith("seed 0 · no bonus · ")}

@@ -105,7 +105,6 @@ def test_a_shipped_study_can_run_and_says_what_it_asks(name: str) -> None:
     config = ablation(name, "seeds=0,1")
     assert config.study.name == name
     assert config.name == f"demo-{name}"
-    assert config.target.validation_fraction == 0.2  # the demo holds nothing back by itself
     check_ablation(config)
     parts = config.parts()
     assert [part.seed for part in parts] == sorted([0, 1] * len(config.study.variants))
@@ -169,6 +168,11 @@ def test_numbers_may_be_labels(tmp_path: Path) -> None:
     path.write_text("name: n\nquestion: q\nvariants: {16: {}, 0.5: {ppo.entropy: 0.5}}\n")
     assert list(load_study(str(path)).variants) == ["16", "0.5"]
     assert folder_name("no critic (paper)") == "no-critic-paper"
+
+
+def test_a_fifth_of_the_target_is_held_back_where_nothing_is() -> None:
+    assert ablation("critic", "target.validation_fraction=0").target.validation_fraction == 0.2
+    assert ablation("critic", "target.validation_fraction=0.3").target.validation_fraction == 0.3
 
 
 def test_an_ablation_without_held_back_images_is_refused() -> None:
