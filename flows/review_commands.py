@@ -31,13 +31,12 @@ def take(
     iteration: Iteration = None,
 ) -> None:
     """Check corrected masks and decisions, and take them all in; with an error nothing changes."""
-    from flows.review_folder import counts
+    from flows.review_folder import in_words
 
     chosen = _chosen(run, iteration)
     again = chosen.returned is not None
     returned = chosen.take(folder or chosen.path)
-    said = ", ".join(f"{number} {word}" for word, number in counts(returned).items())
-    typer.echo(f"review after iteration {chosen.iteration}: {said}")
+    typer.echo(f"review after iteration {chosen.iteration}: {in_words(returned)}")
     if again:
         typer.echo("an earlier import of this review is replaced: what was made from it runs anew")
     typer.echo(f"continue: rl4seg resume {run}")

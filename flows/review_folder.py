@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -20,15 +21,9 @@ from typing import Any
 from reward_data.errors import ArtifactError, ConfigError
 from reward_data.expert import DECISIONS
 from reward_data.formats import atomic_file
-from reward_data.review import Answers, Export, Returned, read_review, write_review
+from reward_data.review import README, Answers, Export, Returned, read_review, write_review
 
-REVIEW, EXPORTED, RETURNED, REFUSED, README = (
-    "review",
-    ".exported.json",
-    "returned.json",
-    "refused.json",
-    "README.txt",
-)
+REVIEW, EXPORTED, RETURNED, REFUSED = "review", ".exported.json", "returned.json", "refused.json"
 OURS = ("manifest.json", "figures.json")  # of the artifact, nothing for the expert
 
 
@@ -68,6 +63,21 @@ class ReviewFolder:
     def refusal(self) -> str:
         """Why the last answer was refused; empty where none was."""
         return str(_read(self.path / REFUSED).get("message", ""))
+
+    @property
+    def pause_key(self) -> str:
+        """What the key of a suspended run begins with; `review_of` reads it."""
+        return f"{REVIEW}-{self.iteration}"
+
+    @property
+    def next_steps(self) -> str:
+        """What an open review waits for, where its files are, and which commands go on."""
+        refused = f" The last answer was refused: {self.refusal}." if self.refusal else ""
+        return (
+            f"waiting for review: an expert's answer about the cases in {self.path}.{refused} Correct masks or decide "
+            f"in cases.csv ({README} there says how), then: rl4seg review import {self.run}, and: rl4seg resume "
+            f"{self.run} (or Resume in the dashboard, with its form)"
+        )
 
     def publish(self, artifact: Path) -> None:
         """Let the files of an export appear, all in one rename; a folder of the same export stays as it is.
@@ -148,10 +158,21 @@ def reviews_of(run: Path) -> list[ReviewFolder]:
     return [ReviewFolder(run, iteration) for iteration in sorted(found)]
 
 
+def review_of(run: Path, pause_key: str) -> ReviewFolder | None:
+    """The review that a run, suspended under a key, waits for; None where it waits for something else."""
+    found = re.match(rf"{REVIEW}-(\d+)-", pause_key)
+    return ReviewFolder(run, int(found[1])) if found else None
+
+
 def counts(returned: tuple[Returned, ...]) -> dict[str, int]:
     """How often each decision was taken."""
     words = [item.decision for item in returned]
     return {word: words.count(word) for word in DECISIONS}
+
+
+def in_words(returned: tuple[Returned, ...]) -> str:
+    """The counts as people read them, e.g. "3 accept, 0 correct, 1 reject, 2 skip"."""
+    return ", ".join(f"{number} {word}" for word, number in counts(returned).items())
 
 
 def _same_questions(folder: Path, artifact: Path) -> bool:

@@ -23,7 +23,7 @@ def show_review(folder: ReviewFolder) -> None:
         table.add_row(escape(case.case), f"{case.trust:.3f}", violated, decided.get(case.case, ""))
     out.print(table)
     if folder.returned is None:
-        for message in {problem, folder.refusal} - {""}:
+        for message in filter(None, dict.fromkeys((problem, folder.refusal))):
             out.print(f"- {message}", highlight=False, soft_wrap=True, markup=False)
         out.print(
             f"next: rl4seg review import {folder.run}, then rl4seg resume {folder.run}", highlight=False

@@ -51,19 +51,16 @@ def export_review(
     from reward_data.case_store import CaseStore
     from reward_data.expert import Expert
     from rl4seg.policies import load_model
-    from rl4seg.predict import Predictions as Masks
     from rl4seg.reward_net import load_reward_model
 
     runtime = ctx.runtime()
     located = dataset.model_copy(update={"path": files.path if files else None})
     model, reward = load_model(ctx.path(policy), runtime), load_reward_model(ctx.path(reward_net), runtime)
     known = Expert.together([Expert.load(ctx.path(ref) / EXPERT) for ref in earlier])
-    masks = Masks.load(ctx.path(predictions) / "predictions.h5")
+    predicted = ctx.path(predictions) / "predictions.h5"
     with CaseStore(ctx.path(cases) / "cases.h5") as store:
         exporter = Exporter(store, model, reward, rules, located, runtime)
-        export = write_export(
-            exporter, config, masks.indices, masks.masks, known, iteration, seed, ctx.out, ctx.progress
-        )
+        export = write_export(exporter, config, predicted, known, iteration, seed, ctx.out, ctx.progress)
     ctx.record(cases=len(export.cases), least_trust=export.cases[0].trust)
 
 

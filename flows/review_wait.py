@@ -22,13 +22,12 @@ from prefect.states import Completed
 from pydantic import Field, create_model
 
 from flows.dashboard import publish_stage
-from flows.review_export import SHEET
-from flows.review_folder import ReviewFolder, counts
+from flows.review_folder import ReviewFolder, in_words
 from flows.review_tasks import ReviewExport
 from flows.stages import current_environment
 from reward_data.errors import Rl4SegError
 from reward_data.expert import DECISIONS, Decision
-from reward_data.review import Answers
+from reward_data.review import SHEET, Answers
 
 STATE = "WaitingForReview"
 AS_WRITTEN = "as in the files"
@@ -52,7 +51,7 @@ def wait(folder: ReviewFolder, label: str, export: ReviewExport) -> None:
     if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
         _tell(folder, label, export)
         _end(folder, context)
-    key = f"review-{folder.iteration}-{export.digest[:8]}-{folder.refusals}"  # answered once, it returns at once
+    key = f"{folder.pause_key}-{export.digest[:8]}-{folder.refusals}"  # answered once, it returns at once
     try:
         answer = suspend_flow_run(wait_for_input=form(folder), key=key)
     except Pause:
@@ -76,7 +75,7 @@ def take_answer(folder: ReviewFolder, answer: Any) -> None:
         folder.refuse(str(error))
         logger.error("the review is refused, the run waits on: %s", error)
     else:
-        logger.info("review: %s", ", ".join(f"{n} {word}" for word, n in counts(returned).items()))
+        logger.info("review: %s", in_words(returned))
 
 
 def form(folder: ReviewFolder) -> type[RunInput]:
@@ -122,17 +121,14 @@ def _description(folder: ReviewFolder) -> str:
 
 def _tell(folder: ReviewFolder, label: str, export: ReviewExport) -> None:
     """Say in the run folder, on the console and in the dashboard what is waited for."""
-    here, path = current_environment(), folder.path
-    message = (
-        f"waiting for review: {len(folder.export.cases)} cases in {path}; correct masks or decide in cases.csv (README"
-        f".txt there says how), then: rl4seg review import {folder.run}, and: rl4seg resume {folder.run}"
-    )
+    here = current_environment()
+    message = folder.next_steps
     if here.run_folder is not None:
         place = here.run_folder.begin("review", f"{label} · review", export.key, "Review")
-        here.run_folder.finish(place, "stopped", error=message)
+        here.run_folder.finish(place, "waiting", error=message)
     if here.console is not None:
         here.console.print(message, highlight=False, soft_wrap=True)
-    sheet = path / SHEET
+    sheet = folder.path / SHEET
     figures = {"cases": len(folder.export.cases)}
     publish_stage(
         f"{label} · review", "review", figures, None, sheet.read_bytes() if sheet.is_file() else None
@@ -143,9 +139,7 @@ def _end(folder: ReviewFolder, context: FlowRunContext | None) -> NoReturn:
     """End a run that no worker has started: nothing can start it anew but its command."""
     if context is None or context.flow_run is None:
         raise Waiting()
-    state: State[Any] = Completed(
-        name=STATE, message=f"rl4seg review import {folder.run}, then rl4seg resume {folder.run}"
-    )
+    state: State[Any] = Completed(name=STATE, message=folder.next_steps)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(context.flow_run.id, state, force=True)
     raise Waiting(state=state)

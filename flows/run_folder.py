@@ -25,14 +25,14 @@ PACKAGES = (
     "safetensors",
 )  # fmt: skip
 LINEAGE = "lineage.json"
-Status = Literal["running", "built", "cached", "failed", "stopped"]
+Status = Literal["running", "built", "cached", "failed", "stopped", "waiting"]
 
 
 class StageRow(BaseModel):
     """One stage of a run, as lineage.json keeps it.
 
     ``seconds`` is what building the artifact took, whenever that was; ``path`` is relative to the store; ``stopped``
-    is a running stage whose process is no more.
+    is a running stage whose process is no more, ``waiting`` one that an expert has to answer; its ``error`` says how.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

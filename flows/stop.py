@@ -91,7 +91,7 @@ def collapsed(label: str, judgement: JudgementRef) -> bool:
     found = read_judgement(judgement)
     if found.alarm and here.console is not None:
         here.console.print(
-            f"{here.prefix}{label}: collapse alarm, the loop stops. {'; '.join(found.alarm).capitalize()}. "
+            f"{here.prefix}{label}: collapse alarm, the loop stops: {'; '.join(found.alarm)}. "
             f"Handed out: {_named(found.choice.iteration)}.",
             highlight=False,
             markup=False,

@@ -189,9 +189,10 @@ def finetune_policy(
     from reward_data.case_store import CaseStore
     from reward_data.reward_store import RewardStore
     from rl4seg.policies import load_model
-    from rl4seg.ppo import finetune, target_data
+    from rl4seg.ppo import finetune
     from rl4seg.reward_net import load_reward_model
     from rl4seg.runtime import derive_seed
+    from rl4seg.target_data import target_data
 
     runtime = ctx.runtime()
     reward = load_reward_model(ctx.path(reward_net), runtime) if reward_net else None

@@ -31,12 +31,9 @@ def measure_uncertainty(
 
     ``seconds.json`` holds wall times and differs from build to build; nothing is made from this artifact.
     """
-    from dataclasses import replace
-
     from reward_data.case_store import CaseStore
-    from rl4seg.confidence import Panel
+    from rl4seg.confidence import Panel, softmax_temperature
     from rl4seg.evaluate import held_out
-    from rl4seg.fit_source_maps import fit_source_maps
     from rl4seg.policies import load_model
     from rl4seg.reward_net import load_reward_model
     from rl4seg.uncertainty import measure, missing_methods
@@ -44,11 +41,12 @@ def measure_uncertainty(
     runtime = ctx.runtime()
     reward = load_reward_model(ctx.path(reward_net), runtime) if reward_net else None
     others = [load_model(ctx.path(member), runtime) for member in members]
-    panel = Panel(load_model(ctx.path(policy), runtime), reward, others, None, config, seed, runtime)
+    judged, temperature = load_model(ctx.path(policy), runtime), None
+    if source is not None:
+        with CaseStore(ctx.path(source) / "cases.h5") as labelled:
+            temperature = softmax_temperature(judged, labelled, runtime)
+    panel = Panel(judged, reward, others, temperature, config, seed, runtime)
     with CaseStore(ctx.path(target) / "cases.h5") as store:
-        if source is not None:
-            with CaseStore(ctx.path(source) / "cases.h5") as labelled:
-                panel = replace(panel, maps=fit_source_maps(panel, labelled, store))
         content = measure(
             panel, store, held_out(store), missing_methods(panel) | missing, ctx.out, ctx.progress
         )

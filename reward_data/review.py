@@ -22,7 +22,7 @@ from reward_data.formats import NIFTI_ENDINGS
 from reward_data.review_files import Grid, labels_digest, read_returned, write_volume
 from reward_data.types import Config, Float32, Float64, Int64, UInt8
 
-MASKS, CASES, EXPORT = "masks", "cases.csv", "export.json"
+MASKS, CASES, EXPORT, README, SHEET = "masks", "cases.csv", "export.json", "README.txt", "contact_sheet.png"
 COLUMNS = ("case", "file", "trust", "valid", "violated", "decision", "note")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from pydantic import Field
 
 from reward_data.errors import DataError
 from reward_data.formats import NIFTI_ENDINGS, Picture, ending, read_image
-from reward_data.types import Config, Float64, UInt8
+from reward_data.readers import DatasetConfig, is_phantom, list_cases, read_cases
+from reward_data.types import Config, Float32, Float64, UInt8
 
 COLOURS = ((230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115), (240, 228, 66))
 SHIFT = 0.01  # of a pixel: how far a corner of a returned mask may lie from where it was exported
@@ -47,6 +48,23 @@ def file_names(ids: Sequence[str]) -> list[str]:
         taken = sum(re.fullmatch(rf"{re.escape(plain)}(-\d+)?", name) is not None for name in names)
         names.append(f"{plain}-{taken + 1}" if taken else plain)
     return names
+
+
+def native_images(dataset: DatasetConfig, ids: Collection[str]) -> dict[str, Float32]:
+    """The images of some cases as they lie on disk, by id; no other image file is read. Shape: (C, *S) each.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    if (
+        is_phantom(dataset) or dataset.shift is not None
+    ):  # made, not read: one at a time, the others are let go
+        return {case.id: case.image for case in read_cases(dataset) if case.id in ids}
+    return {
+        files.id: np.concatenate([read_image(path).values for path in files.images])
+        for files in list_cases(dataset)
+        if files.id in ids
+    }
 
 
 def labels_digest(labels: UInt8) -> str:

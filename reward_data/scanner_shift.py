@@ -51,7 +51,8 @@ class ScannerShift(Config):
     seed: int = Field(default=0, ge=0, description="Seed of all draws; a case depends on it and on its id.")
     shadows: tuple[int, int] = Field(default=(1, 3), description="Fewest and most shadows per image.")
     shadow_width: Range = Field(
-        default=(0.03, 0.08), description="Width of a shadow (standard deviation), share of the columns."
+        default=(0.03, 0.08),
+        description="Width of a shadow (two standard deviations) at the far end, share of the columns.",
     )
     shadow_strength: Range = Field(
         default=(0.5, 0.9), description="Share of the intensity that a shadow takes in its middle."
@@ -118,7 +119,7 @@ class Shadow(Config):
     """One acoustic shadow: behind a rib, or where the probe has no contact."""
 
     beam: float = Field(ge=-1, le=1, description="Its scan line: -1 the sector's left edge, 1 the right.")
-    width: float = Field(gt=0, description="Share of the columns, at half of the depth.")
+    width: float = Field(gt=0, description="Two standard deviations, share of the columns, at the far end.")
     strength: float = Field(ge=0, le=1, description="Share of the intensity taken in its middle.")
     start: float = Field(ge=0, description="Relative depth.")
 
@@ -204,7 +205,7 @@ def apply_shift(image: Float32, record: ShiftRecord) -> Float32:
 
 
 class Polar(NamedTuple):
-    """Where the pixels of a sector are. Shape: (H, W) each; ``column`` counts columns at half depth, as a share."""
+    """Where the pixels of a sector are. Shape: (H, W) each; ``column``: of the scan line at the far end, a share."""
 
     depth: Float32  # 0 at the probe, 1 at the farthest pixel
     column: Float32
@@ -220,7 +221,7 @@ def _polar(sector: Bool) -> Polar:
     radius = np.hypot(down, aside)
     farthest = max(float(radius[sector].max()), 1e-6)
     depth = (radius / farthest).astype(np.float32)
-    column = (np.arctan2(aside, np.maximum(down, 0)) * np.float32(0.5 * farthest)).astype(np.float32)
+    column = (np.arctan2(aside, np.maximum(down, 0)) * np.float32(farthest)).astype(np.float32)
     far = sector & (depth > 0.5)  # close to a curved probe, angles say little
     seen = column[far if far.any() else sector]
     return Polar(depth, column, (float(seen.min()), float(seen.max())))
@@ -252,7 +253,7 @@ def _shadows(record: ShiftRecord, polar: Polar) -> Float32:
     left, right = polar.reach
     for shadow in record.shadows:
         middle = (left + right) / 2 + shadow.beam * (right - left) / 2
-        across = np.exp(-(((polar.column - np.float32(middle)) / np.float32(shadow.width)) ** 2) / 2)
+        across = np.exp(-2 * ((polar.column - np.float32(middle)) / np.float32(shadow.width)) ** 2)
         below = 1 / (1 + np.exp(-(polar.depth - np.float32(shadow.start)) / np.float32(SHADOW_EDGE)))
         gain *= 1 - np.float32(shadow.strength) * across * below
     return gain

@@ -92,6 +92,10 @@ def _signs(signals: Signals, first: Signals, bounds: AlarmBounds) -> Iterator[st
             f"validity {signals.validity:.2f} is more than {bounds.validity_drop:g} below the "
             f"{first.validity:.2f} {given}"
         )
+    elif signals.validity < bounds.validity_share * first.validity:
+        yield (
+            f"validity {signals.validity:.2f} is below {bounds.validity_share:g} times the {first.validity:.2f} {given}"
+        )
     if (
         signals.mean_reward is not None
         and first.mean_reward is not None

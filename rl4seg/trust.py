@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,15 +27,19 @@ def mask_trust(
     reward: RewardModel,
     store: CaseStore,
     indices: Int64,
-    masks: UInt8,
+    masks: Callable[[Int64], UInt8],
     progress: Progress = no_progress,
 ) -> Float64:
-    """Mean calibrated reward over the foreground of the masks (n, *S) of some cases, 0 where empty. Shape: (n,)."""
+    """Mean calibrated reward over the foreground of the masks of some cases, 0 where empty. Shape: (n,).
+
+    ``masks`` gives the masks (b, *S) of places (b,) in ``indices``; it is asked for one batch at a time.
+    """
     runtime, trust = reward.runtime, np.zeros(len(indices))
     for start in range(0, len(indices), runtime.batch_size):
-        part = slice(start, start + runtime.batch_size)
-        trust[part] = trust_of(_belief(reward, store, indices[part], masks[part]), masks[part])
-        progress(min(start + runtime.batch_size, len(indices)), len(indices))
+        places = np.arange(start, min(start + runtime.batch_size, len(indices)))
+        some = masks(places)
+        trust[places] = trust_of(_belief(reward, store, indices[places], some), some)
+        progress(start + len(places), len(indices))
     return trust
 
 

@@ -6,34 +6,31 @@ grid; the image's Dice on the native grid, as `evaluate` does. Files: ``uncertai
 
 from __future__ import annotations
 
-import csv
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from reward_data.case_store import CaseStore
 from reward_data.errors import DataError
-from reward_data.types import Bool, Float32, Float64, Int64, Progress, UInt8, no_progress
+from reward_data.types import Float64, Int64, Progress, no_progress
 from rl4seg import confidence as names
-from rl4seg.confidence import Judged, Panel
-from rl4seg.metrics import dice_per_class, risk_coverage
+from rl4seg.confidence import Panel
+from rl4seg.metrics import risk_coverage
 from rl4seg.runtime import derive_seed
+from rl4seg.uncertainty_ledger import INFORMATION, Ledger, write_cases, write_shown
 from rl4seg.uncertainty_statistics import (
     BETTER,
     Scored,
     Truth,
     best,
     calibration_figures,
-    case_bins,
     curve_of,
     difference,
     drawn_figures,
     figures,
-    image_score,
     interval,
     ranking_figures,
     resamples,
@@ -41,81 +38,6 @@ from rl4seg.uncertainty_statistics import (
 
 BOOTSTRAP = 43  # branch of the seed tree
 SCHEMA = 1
-INFORMATION = "{}, mutual information"
-SHOWN = (names.REWARD_MAP, names.REWARD, names.SOFTMAX_MAP, names.SOFTMAX, names.TTA)
-PAIRS = (
-    (names.REWARD_MAP, names.SOFTMAX_MAP), (names.REWARD_MAP, names.SOFTMAX), (names.REWARD, names.SOFTMAX),
-    (names.REWARD, names.SOFTMAX_T), (names.REWARD_MAP, names.REWARD), (names.BOTH_MAP, names.SOFTMAX_MAP),
-    (names.PRODUCT, names.SOFTMAX),
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One case for the page: image (C, *S), mask and truth (*S), error maps (*S) in [0, 1] by method."""
-
-    case: str
-    dice: float
-    image: Float32
-    mask: UInt8
-    truth: UInt8
-    errors: dict[str, Float32]
-
-
-@dataclass
-class Ledger:
-    """What is kept of every case: figures, never maps, but for the ``shown`` worst cases."""
-
-    bins: int
-    shown_cases: int
-    ids: list[str] = field(default_factory=list)
-    patients: list[str] = field(default_factory=list)
-    dice: list[float] = field(default_factory=list)
-    inside: dict[str, list[Float64]] = field(default_factory=dict)
-    everywhere: dict[str, list[Float64]] = field(default_factory=dict)
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    scores_everywhere: dict[str, list[float]] = field(default_factory=dict)
-    shown: list[Shown] = field(default_factory=list)
-
-    def add(self, store: CaseStore, index: int, judged: Judged, place: int) -> None:
-        """Note case ``index`` of the store, which is ``place`` in the judged batch."""
-        mask, truth = judged.masks[place], store.labels([index])[0]
-        right: Bool = np.equal(mask, truth)
-        region: Bool = (mask > 0) | (truth > 0)
-        self.ids.append(store.ids[index])
-        self.patients.append(store.groups[index])
-        self.dice.append(native_dice(store, index, judged.probabilities[place]))
-        for name, maps in judged.confidence.items():
-            values = maps[place]
-            self._note(self.inside, name, case_bins(values[region], right[region], self.bins))
-            self._note(self.everywhere, name, case_bins(values, right, self.bins))
-            self.scores.setdefault(name, []).append(image_score(values, mask > 0))
-            self.scores_everywhere.setdefault(name, []).append(float(values.mean()))
-        most = float(np.log(judged.probabilities.shape[1]))  # no mutual information is larger
-        for name, information in judged.information.items():
-            row = INFORMATION.format(name)
-            self.scores.setdefault(row, []).append(image_score(-information[place], mask > 0, -most))
-            self.scores_everywhere.setdefault(row, []).append(float(-information[place].mean()))
-        errors = {name: 1 - judged.confidence[name][place] for name in SHOWN if name in judged.confidence}
-        self.shown.append(Shown(self.ids[-1], self.dice[-1], store.images([index])[0], mask, truth, errors))
-        self.shown = sorted(self.shown, key=lambda case: case.dice)[: self.shown_cases]
-
-    @staticmethod
-    def _note(into: dict[str, list[Float64]], name: str, sums: Float64) -> None:
-        into.setdefault(name, []).append(sums)
-
-    def scored(self) -> dict[str, Scored]:
-        """Method -> its bins and scores, those that are a score only included."""
-        return {
-            name: Scored(np.stack(self.inside[name]) if name in self.inside else None, np.array(score))
-            for name, score in self.scores.items()
-        }
-
-
-def native_dice(store: CaseStore, index: int, probabilities: Float32) -> float:
-    """Mean Dice over the foreground classes on the native grid. Shape: (K, *S)."""
-    mask = store.restore_probabilities(index, probabilities).labels
-    return float(dice_per_class(mask, store.native_label(index), store.num_classes).mean())
 
 
 def measure(
@@ -162,9 +84,9 @@ def missing_methods(panel: Panel) -> dict[str, str]:
     found: dict[str, str] = {}
     if panel.reward is None:
         found["reward net"] = "the run has trained none; run a config whose loop trains one"
-    if panel.maps is None:
+    if panel.temperature is None:
         how = "need labelled source validation images: give a source with source.validation_fraction=0.1 or a val split"
-        found["temperature and source maps"] = how
+        found["softmax and entropy with temperature"] = how
     if not panel.config.augmentation_draws:
         found[names.TTA] = "switched off; augmentation_draws=8"
     if not panel.config.dropout_passes:
@@ -200,11 +122,26 @@ def assess(panel: Panel, ledger: Ledger, missing: dict[str, str]) -> dict[str, A
         "pairs": [
             {"a": a, "b": b}
             | {"figures": {name: difference(name, a, b, values, drawn)._asdict() for name in BETTER}}
-            for a, b in PAIRS
-            if a in values and b in values
+            for a, b in pairs(values)
         ],
         "missing": [{"name": name, "how": how} for name, how in missing.items()],
     }
+
+
+def pairs(values: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
+    """Methods to compare, first less second; none without a reward net.
+
+    The first pair is the question: is the calibrated reward net better than the better calibrated maximum softmax?
+    Which of the two that is, is seen on the very cases that are judged: in favour of softmax, if of anyone.
+    """
+    if names.REWARD not in values:
+        return
+    rivals = [name for name in (names.SOFTMAX, names.SOFTMAX_T) if name in values]
+    rivals.sort(key=lambda name: values[name]["ece"])
+    for rival in rivals:
+        yield names.REWARD, rival
+    yield names.REWARD, names.REWARD_RAW
+    yield names.PRODUCT, rivals[0]
 
 
 def _rows(panel: Panel) -> list[tuple[str, str]]:
@@ -245,45 +182,3 @@ def _method(
 
 def _known(values: dict[str, float]) -> dict[str, float | None]:
     return {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
-
-
-def write_cases(ledger: Ledger, path: Path) -> None:
-    """One row per case, worst Dice first: patient, Dice, and every method's image score."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["case", "patient", "dice_mean", *(f"score {name}" for name in ledger.scores)])
-        for place in np.argsort(ledger.dice, kind="stable"):
-            scores = [f"{column[place]:.6g}" for column in ledger.scores.values()]
-            writer.writerow([ledger.ids[place], ledger.patients[place], f"{ledger.dice[place]:.6g}", *scores])
-
-
-def write_shown(ledger: Ledger, path: Path) -> None:
-    """Image, mask, truth and error maps (uint8, 255 = certainly wrong) of the worst cases, one group each."""
-    with h5py.File(path, "w") as file:
-        for number, case in enumerate(ledger.shown):
-            group = file.create_group(f"{number:03d}")
-            group.attrs["case"], group.attrs["dice"] = case.case, case.dice
-            for key in ("image", "mask", "truth"):
-                group.create_dataset(key, data=getattr(case, key), compression="gzip", compression_opts=1)
-            for name, error in case.errors.items():
-                level = np.rint(np.clip(error, 0, 1) * 255).astype(np.uint8)
-                group.create_dataset(f"error/{name}", data=level, compression="gzip", compression_opts=1)
-
-
-def read_shown(path: Path) -> list[Shown]:
-    """Read what `write_shown` wrote."""
-    with h5py.File(path, "r") as file:
-        return [
-            Shown(
-                str(group.attrs["case"]),
-                float(group.attrs["dice"]),
-                group["image"][:],
-                group["mask"][:],
-                group["truth"][:],
-                {
-                    name: value[:].astype(np.float32) / np.float32(255)
-                    for name, value in group["error"].items()
-                },
-            )
-            for _, group in sorted(file.items())
-        ]

@@ -127,9 +127,11 @@ def submit(
         list[str] | None, typer.Argument(help="key=value, e.g. seed=1; from=ppo@2 runs stages anew.")
     ] = None,
     deployment: Annotated[str, typer.Option(help="The deployment that runs it.")] = "gpu",
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the run to its end, or until it waits.")
+    ] = False,
 ) -> None:
-    """Send a run to the pool; exit code 1 if it was watched and did not complete."""
+    """Send a run to the pool; exit code 1 if it was watched and neither completed nor waits for a review."""
     from flows.operations.runs import submit as send
     from flows.operations.servers import connected, dashboard
     from flows.pipelines import pipeline_of
@@ -139,17 +141,18 @@ def submit(
     with connected() as api:
         run = send(pipeline_of(loaded), loaded, deployment, restart)
         say(f"{dashboard(api)}/runs/flow-run/{run.id}")
-        if watch:
-            _follow(run.id)
+        if watch and _follow(run.id):
             _show_result(loaded.run_folder)
 
 
 @operations.command()
 def resume(
     run: Annotated[str, typer.Argument(help="A run folder, or a run's id, name or link in the dashboard.")],
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the run to its end, or until it waits.")
+    ] = False,
 ) -> None:
-    """Continue a run that failed, crashed or was cancelled: finished stages are reused."""
+    """Continue a run that failed, crashed, was cancelled or waited for a review: finished stages are reused."""
     from flows.operations.resume import resume_folder
     from flows.operations.runs import find_run, retry
     from flows.operations.servers import connected, dashboard
@@ -166,12 +169,16 @@ def resume(
             _follow(found.id)
 
 
-def _follow(run_id: UUID) -> None:
-    from flows.operations.runs import follow
+def _follow(run_id: UUID) -> bool:
+    """Whether the run has completed; False where it waits for somebody, exit code 1 where it has gone wrong."""
+    from flows.operations.runs import follow, waits_for
 
     ended = follow(run_id, say)
+    if waits_for(ended):
+        return False
     if ended.state is None or not ended.state.is_completed():
         raise typer.Exit(1)
+    return True
 
 
 def _show_result(run_folder: Path) -> None:

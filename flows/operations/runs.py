@@ -7,6 +7,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -65,7 +66,7 @@ def submit(
 
 
 def follow(run_id: UUID, say: Callable[[str], None]) -> FlowRun:
-    """Show a run's states and log lines until it has ended; returns it as it ended."""
+    """Show a run's states and log lines until it has ended or is suspended; returns it as it is then."""
     from prefect.client.orchestration import get_client
 
     said, shown = "", set[UUID]()
@@ -80,9 +81,27 @@ def follow(run_id: UUID, say: Callable[[str], None]) -> FlowRun:
             if state != said:
                 said = state
                 say(state)
+            if waiting := waits_for(run):
+                say(waiting)
+                return run
             if run.state is not None and run.state.is_final():
                 return run
             time.sleep(POLL_SECONDS)
+
+
+def waits_for(run: FlowRun) -> str:
+    """What a suspended run waits for, where that lies, and how it goes on; empty for a run that is not suspended."""
+    from flows.review_folder import review_of
+
+    if run.state is None or run.state.name != "Suspended":
+        return ""
+    config = run.parameters.get("config", {})
+    review = review_of(
+        Path(config.get("output", "runs")) / config.get("name", ""), run.state.state_details.pause_key or ""
+    )
+    if review is None:  # somebody has pressed Suspend
+        return f"{run.name} is suspended, it waits for Resume in the dashboard or: rl4seg resume {run.id}"
+    return f"{run.name} is {review.next_steps}"
 
 
 def _log_lines(client: SyncPrefectClient, run_id: UUID) -> list[tuple[UUID, str]]:

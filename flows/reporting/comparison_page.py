@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from flows.reporting import comparison_figures, comparison_tables
 from flows.reporting.comparison import Results, case_lines, csv_text
 from flows.reporting.comparison_data import FIGURES, PAGE, TABLE, VALIDITY, ArmResult, ComparisonData
-from flows.reporting.report import GLOSSARY, REPORT
+from flows.reporting.report import GLOSSARY
 from flows.reporting.tables import Cell
+from flows.reporting.templates import template
 
 OWN_GLOSSARY = {
     "difference": "Δ: paired difference, taken case by case under every seed and then averaged. Its 95 % interval is a "
@@ -75,27 +74,15 @@ def write_comparison_files(data: ComparisonData, results: Results, reports: Sequ
 
 def page(data: ComparisonData, reports: Sequence[str]) -> str:
     """The page as text."""
-    templates = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.globals["arm_colour"] = comparison_figures.colours(data).__getitem__
-    return environment.get_template(PAGE).render(**_context(data, reports, _style(templates)))
+    functions = {"arm_colour": comparison_figures.colours(data).__getitem__}
+    return template(PAGE, functions).render(**_context(data, reports))
 
 
-def _style(templates: Path) -> str:
-    """The run report's style sheet."""
-    text = (templates / REPORT).read_text(encoding="utf-8")
-    return text.partition("<style>")[2].partition("</style>")[0]
-
-
-def _context(data: ComparisonData, reports: Sequence[str], style: str) -> dict[str, Any]:
+def _context(data: ComparisonData, reports: Sequence[str]) -> dict[str, Any]:
     quality = comparison_tables.used(comparison_tables.quality_columns(data), data.arms)
     differences = comparison_tables.used(comparison_tables.difference_columns(data), data.arms)
     return {
         "data": data,
-        "style": style,
         "glossary": {key: text.partition(": ")[::2] for key, text in OWN_GLOSSARY.items()},
         "about": data.spec.changes or {arm.arm: ABOUT[arm.arm] for arm in data.arms if arm.arm in ABOUT},
         "cards": _cards(data),

@@ -1,6 +1,7 @@
 """The report of a run: one self-contained HTML file for people, one metrics.json for programs.
 
-Equal data give equal bytes: no clock, no paths, no random ids. The look is `templates/report.html`.
+Equal data give equal bytes: no clock, no paths, no random ids. The look is `templates/report.html` and
+`templates/style.css`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import Field
 
 from flows.reporting import figures, montage, tables, training_curves
@@ -26,6 +26,7 @@ from flows.reporting.data import (
     Unit,
 )
 from flows.reporting.signals import signal_table
+from flows.reporting.templates import template
 from flows.reporting.verdict import Statement, handed_out, honest_verdict, last_row
 from reward_data.types import Config
 from rl4seg.stop_rule import Judgement
@@ -155,21 +156,13 @@ def read_metrics(path: Path) -> Metrics:
 
 def render_html(data: ReportData, verdict: Sequence[Statement]) -> str:
     """The page as text."""
-    folder = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": tables.percent, "duration": tables.duration}
-    environment.globals |= {
+    functions: dict[str, Any] = {
         "arm_colour": figures.arm_colour,
         "class_colour": montage.class_colour,
         "arm_dashes": figures.arm_dashes,
     }
-    return environment.get_template(REPORT).render(**_context(data, verdict))
+    filters: dict[str, Any] = {"percent": tables.percent, "duration": tables.duration}
+    return template(REPORT, functions, filters).render(**_context(data, verdict))
 
 
 def _context(data: ReportData, verdict: Sequence[Statement]) -> dict[str, Any]:

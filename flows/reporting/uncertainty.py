@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +17,7 @@ from rich.table import Table
 from flows.console import console
 from flows.reporting import montage, uncertainty_figures
 from flows.reporting.data import MontageCase, MontageColumn
-from flows.reporting.report import REPORT
+from flows.reporting.templates import template
 from flows.reporting.uncertainty_words import STATISTICS, statements
 from reward_data.types import UInt8
 from rl4seg.uncertainty_statistics import BETTER
@@ -40,8 +39,9 @@ GLOSSARY = (
      "AURC: less that of an oracle which sorts by Dice."),
     ("[low, high]", "95 % bootstrap interval over patients; every method on the same resamples. 'Not told apart': the "
      "interval of the paired difference holds 0."),
-    ("Source map", "The raw confidence read through a logistic map that was fitted with labels on "
-     "source validation images under this policy, its offset moved to the error rate of unlabelled target images."),
+    ("Temperature", "One number T that the logits are divided by: the reward net's is fitted on held-back reward "
+     "examples, the softmax's with labels on source validation images under this policy. Never on labels of "
+     "the cases judged."),
     ("Mutual information", "What sampled predictions disagree about. It ranks images, but is no probability."),
     ("Time", "Wall time per image beyond the policy's own pass, on the machine that measured."),
 )  # fmt: skip
@@ -134,16 +134,10 @@ def render(
     """Write ``uncertainty.html`` into ``folder``, which holds ``cases.csv`` already; returns its path."""
     dice, scores = _scores(folder / "cases.csv", content)
     drawn = _drawn(content)
-    templates = Path(__file__).parent / "templates"
-    environment = Environment(
-        loader=FileSystemLoader(templates), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template(PAGE).render(
+    page = template(PAGE).render(
         run_name=run_name,
         iteration=iteration,
         content=content,
-        style=_style(templates),
         statements=statements(content),
         heads=columns(content),
         rows=rows(content, seconds),
@@ -161,16 +155,10 @@ def render(
     return path
 
 
-def _style(templates: Path) -> str:
-    """The style sheet of the run's report."""
-    text = (templates / REPORT).read_text(encoding="utf-8")
-    return text.partition("<style>")[2].partition("</style>")[0]
-
-
 def _drawn(content: Mapping[str, Any]) -> list[str]:
-    """The methods that curves are drawn of: those that claim probabilities, raw variants of a mapped one left out."""
+    """The methods that curves are drawn of: no mere scores, no raw reward, entropy once."""
     names = [method["name"] for method in content["methods"] if method["curve"] is not None]
-    skipped = ("temperature", "raw", "reward and softmax", "entropy, ")
+    skipped = ("raw", "entropy, ")
     chosen = [name for name in names if not any(word in name for word in skipped)]
     return (chosen or names)[:CURVES]
 
@@ -185,7 +173,7 @@ def _scores(path: Path, content: Mapping[str, Any]) -> tuple[list[float], dict[s
 
 def _cases(shown: Path) -> list[MontageCase]:
     """The worst cases, one column per error map; a volume by its middle slice."""
-    from rl4seg.uncertainty import read_shown
+    from rl4seg.uncertainty_ledger import read_shown
 
     found = []
     for case in read_shown(shown):

@@ -19,7 +19,6 @@ STATISTICS = {
     "aurc": "AURC",
     "excess_aurc": "excess AURC",
 }
-REWARD = "reward net"
 SOFTMAX = "maximum softmax"
 GOOD_ECE = 0.05
 FEW = 5
@@ -90,15 +89,17 @@ def _ranks(content: Mapping[str, Any]) -> Iterator[Statement]:
 def _equals(names: Sequence[str]) -> str:
     if not names:
         return " (every other method is worse beyond its interval)"
-    shown = f"{len(names)} others" if len(names) > 3 else " and ".join(names)
+    shown = f"{len(names)} others" if len(names) > 3 else "; ".join(names)
     return f" (not told apart from it: {shown})"
 
 
 def _reward_against_softmax(content: Mapping[str, Any]) -> Iterator[Statement]:
-    """The pair that the reward net has to win: the first one that was measured, decided on before looking."""
+    """The pair that the reward net has to win: the first one, see `rl4seg.uncertainty.pairs`."""
     if not content["pairs"]:
         return
     pair = content["pairs"][0]
+    rivals = [method for method in content["methods"] if method["name"].startswith(SOFTMAX)]
+    chosen = " (of the softmax rows the better calibrated)" if len(rivals) > 1 else ""
     parts, verdicts = [], []
     for statistic in ("ece", "auroc", "aurc"):
         found = pair["figures"][statistic]
@@ -111,8 +112,18 @@ def _reward_against_softmax(content: Mapping[str, Any]) -> Iterator[Statement]:
         answer = "No"
     yield Statement(
         tone=tone,
-        text=f"Is the reward net better than softmax? {answer}. {pair['a']} less {pair['b']}: {'; '.join(parts)}.",
+        text=f"Is the reward net better than softmax? {answer}. {pair['a']} less {pair['b']}{chosen}: "
+        f"{'; '.join(parts)}.{_over_all_pixels(content, pair)}",
     )
+
+
+def _over_all_pixels(content: Mapping[str, Any], pair: Mapping[str, Any]) -> str:
+    """The other way to count, which may say the opposite."""
+    found = {
+        method["name"]: method["all_pixels"]["ece"] for method in content["methods"] if method["all_pixels"]
+    }
+    a, b = found[pair["a"]], found[pair["b"]]
+    return f" Over all pixels, background included, ECE is {a:.3f} against {b:.3f}."
 
 
 def judged(statistic: str, difference: Mapping[str, float | None]) -> str:
@@ -138,6 +149,6 @@ def _doubts(content: Mapping[str, Any]) -> Iterator[Statement]:
         )
     yield Statement(
         tone="neutral",
-        text="One run: the intervals are over patients, not over seeds. Target labels were used to measure, never "
-        "to fit.",
+        text="One run: the intervals are over patients, not over seeds. Labels of these cases were used to "
+        "measure, never to fit.",
     )

@@ -104,7 +104,7 @@ def _stop_rule(stop: Judgement) -> Iterator[Statement]:
     """Alarm and choice; both were made without labels."""
     last = stop.history[-1].iteration
     if stop.alarm:
-        text = f"Collapse alarm: the loop was stopped after iteration {last}. {'; '.join(stop.alarm)}."
+        text = f"Collapse alarm: the loop was stopped after iteration {last}: {'; '.join(stop.alarm)}."
         yield Statement(tone="warning", text=text)
     number = stop.choice.iteration
     which = f"iteration {number} of {last}" if number else "the policy given, unchanged"

@@ -17,9 +17,10 @@ from rl4seg.configs.ppo import PPOConfig, RewardConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.networks import build_network
 from rl4seg.policies import Model, ModelSpec
-from rl4seg.ppo import Learner, Minibatch
+from rl4seg.ppo import Learner
 from rl4seg.reward_net import RewardModel
 from rl4seg.runtime import start
+from rl4seg.target_data import Minibatch
 
 PAPER = NetworkConfig(name="unet", features=(16, 32, 64, 128, 256, 512), fold=1, residual_units=2)
 BATCH, SIDE, CLASSES = 4, 256, 3

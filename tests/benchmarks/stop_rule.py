@@ -96,6 +96,8 @@ def main() -> None:
     config = StopConfig()
     for title, seeds in (("bounds chosen here", arguments.choosing), ("scored here", arguments.scoring)):
         outcomes = [follow(run(scenario), config) for scenario in scenarios(seeds)]
+        if not outcomes:
+            continue
         print(f"\n## {title}: seeds {seeds}")
         for o in outcomes:
             dice = " ".join(f"{value:.3f}" for value in o.result.dice)

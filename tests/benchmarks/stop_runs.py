@@ -104,7 +104,7 @@ PLANTS: dict[str, dict[str, Any]] = {
     "background reward": {"ppo.anchor_weight": 0.0},
     "learning rate .05": {"ppo.learning_rate": 0.05},
 }
-CHOOSING, SCORING = (0, 1), (2, 3, 4)
+CHOOSING, SCORING = (0, 1), (2, 3)
 
 
 def scenarios(seeds: Sequence[int]) -> list[Scenario]:

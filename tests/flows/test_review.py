@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
+from prefect.client.schemas.objects import FlowRun, State, StateDetails, StateType
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -135,6 +139,54 @@ def test_an_answer_that_decides_nothing_is_refused(review: ReviewFolder) -> None
     assert "nothing is decided" in review.refusal
 
 
+# --- the contact sheet -----------------------------------------------------------------------------------------------
+
+
+def test_a_headline_stands_above_the_picture() -> None:
+    from flows.review_export import HEADLINE, titled
+
+    picture = np.full((40, 600, 3), 255, np.uint8)
+    picture[:20] = 0  # the upper half is black
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG")
+    grey = np.asarray(Image.open(io.BytesIO(titled(stream.getvalue(), "Review"))).convert("L"))
+    assert grey.shape == (40 + HEADLINE, 600)
+    assert (grey[:HEADLINE] < 128).any()
+    assert (grey[HEADLINE:] == picture[..., 0]).all()
+
+
+# --- a suspended run -------------------------------------------------------------------------------------------------
+
+
+def suspended(review: ReviewFolder, key: str | None, state: str = "Suspended") -> FlowRun:
+    """A run as the server answers for it."""
+    parameters = {"config": {"output": str(review.run.parent), "name": review.run.name}}
+    details = StateDetails(pause_key=key)
+    now = State[Any](type=StateType.PAUSED, name=state, state_details=details)
+    return FlowRun(flow_id=uuid4(), name="auto tiny", parameters=parameters, state=now)
+
+
+def test_who_follows_a_suspended_run_is_told_what_it_waits_for(review: ReviewFolder) -> None:
+    from flows.operations.runs import waits_for
+
+    said = waits_for(suspended(review, f"{review.pause_key}-0123abcd-0"))
+    assert said.startswith("auto tiny is waiting for review: ")
+    for wanted in (str(review.path), f"review import {review.run}", f"resume {review.run}", "README.txt"):
+        assert wanted in said
+    assert "refused" not in said
+    review.refuse("a.nii.gz: no")
+    assert "The last answer was refused: a.nii.gz: no." in waits_for(suspended(review, "review-1-0123abcd-1"))
+
+
+def test_a_run_that_somebody_suspended_waits_for_resume_and_another_for_nobody(review: ReviewFolder) -> None:
+    from flows.operations.runs import waits_for
+
+    run = suspended(review, None)
+    assert waits_for(run).endswith(f"rl4seg resume {run.id}")
+    assert "review" not in waits_for(run)
+    assert waits_for(suspended(review, "review-1-0123abcd-0", "Paused")) == ""  # its process lives
+
+
 # --- the commands ----------------------------------------------------------------------------------------------------
 
 
@@ -181,9 +233,18 @@ def rows(config: AutoIterationConfig) -> dict[str, dict[str, Any]]:
     return {row["label"]: row for row in lineage["stages"]}
 
 
-def test_a_review_too_late_to_learn_from_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"review\.after=2 of 2 iterations"):
-        config(tmp_path, "review.after=2")
+@pytest.mark.parametrize("after", [2, 3])
+def test_a_review_too_late_to_learn_from_is_refused(tmp_path: Path, after: int) -> None:
+    with pytest.raises(ConfigError) as refused:
+        config(tmp_path, f"review.after={after}")
+    said = str(refused.value)
+    assert f"review.after={after} of 2 iterations: nobody would learn from the review" in said  # got, and why
+    assert "give a smaller review.after or more iterations" in said  # what to do
+
+
+def test_one_iteration_is_too_few_for_a_review(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"review\.after=1 of 1 iterations: .* or more iterations"):
+        config(tmp_path, "iterations=1")
 
 
 def test_the_loop_waits_and_learns_from_what_comes_back(tmp_path: Path) -> None:
@@ -193,11 +254,15 @@ def test_the_loop_waits_and_learns_from_what_comes_back(tmp_path: Path) -> None:
     assert not ended.value.code
     waiting = rows(wanted)
     assert (waiting["iteration 1 · review"]["status"], "iteration 2 · predict" in waiting) == (
-        "stopped",
+        "waiting",
         False,
     )
-    assert "waiting for review: 3 cases" in waiting["iteration 1 · review"]["error"]
     review = ReviewFolder(wanted.run_folder, 1)
+    assert waiting["iteration 1 · review"]["error"] == review.next_steps
+    said = CliRunner().invoke(app, ["status", str(wanted.run_folder)], env={"COLUMNS": "1500"}).output
+    assert "waiting" in said
+    assert f"rl4seg review import {wanted.run_folder}" in said
+    assert "stopped" not in said
     export = review.export
     check_export(review.path, export, tmp_path / "data" / "target")
     # Nothing has changed: it waits on, and the export stays.
@@ -220,6 +285,9 @@ def test_the_loop_waits_and_learns_from_what_comes_back(tmp_path: Path) -> None:
         "rejected": 1,
     }
     check_rewards(wanted, done, export)
+    page = (wanted.store_folder / done["report"]["path"] / "report.html").read_text()
+    counted = "Reviewed images: 3. Masks accepted as they were: 1, corrected: 1, rejected: 1."
+    assert f"{counted} Learned from since iteration 2." in page
     # Once more: all of it is there already.
     again = go(wanted)
     assert {row["status"] for label, row in again.items()} == {"cached"}

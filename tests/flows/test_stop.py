@@ -96,7 +96,7 @@ def test_an_alarm_stops_the_loop_keeps_the_last_good_policy_and_says_why(place: 
     assert metrics.stop is not None
     (reason,) = [each for each in metrics.stop.alarm if each.startswith("KL")]
     assert reason.endswith("since iteration 1")
-    assert "iteration 1: collapse alarm, the loop stops" in said
+    assert f"iteration 1: collapse alarm, the loop stops: {'; '.join(metrics.stop.alarm)}. Handed out" in said
     assert reason in metrics.verdict[0].text
     assert metrics.verdict[0].tone == "warning"
     assert [row.arm for row in metrics.rows if row.chosen] == [SOURCE_ONLY]

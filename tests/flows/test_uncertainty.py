@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.reporting.uncertainty_words import judged, statements, with_interval
+from flows.reporting.uncertainty_words import _reward_against_softmax, judged, statements, with_interval
 from flows.run_folder import read_status
 from flows.uncertainty import measure_run, siblings, uncertainty_config
 from reward_data.errors import ArtifactError, ConfigError
@@ -47,13 +47,37 @@ def test_claims_go_by_the_interval() -> None:
     assert with_interval({"value": None, "low": None, "high": None}) == "–"
 
 
+def test_the_question_names_its_rival_and_does_not_hide_the_other_way_to_count() -> None:
+    def method(name: str, ece: float) -> dict[str, object]:
+        return {"name": name, "all_pixels": {"ece": ece}}
+
+    below, around = {"value": -0.1, "low": -0.2, "high": -0.05}, {"value": 0.0, "low": -0.1, "high": 0.1}
+    rows = [method("reward net, calibrated", 0.05), method("maximum softmax", 0.03)]
+    pair = {"a": rows[0]["name"], "b": "maximum softmax"}
+    pair["figures"] = {"ece": below, "auroc": around, "aurc": around}  # type: ignore[assignment]
+    content = {"methods": rows, "pairs": [pair]}
+    (said,) = _reward_against_softmax(content)
+    assert said.text == (
+        "Is the reward net better than softmax? Not shown in everything. reward net, calibrated less maximum softmax: "
+        "ECE -0.100 [-0.200, -0.050], better; AUROC +0.000 [-0.100, +0.100], not told apart; "
+        "AURC +0.000 [-0.100, +0.100], not told apart. Over all pixels, background included, ECE is "
+        "0.050 against 0.030."
+    )
+    rows.append(method("maximum softmax, temperature", 0.02))
+    (said,) = _reward_against_softmax(content)
+    assert "maximum softmax (of the softmax rows the better calibrated): ECE" in said.text
+    pair["figures"] |= {"auroc": below}  # type: ignore[operator]
+    assert "Not in everything" in next(_reward_against_softmax(content)).text
+    assert list(_reward_against_softmax({"methods": rows, "pairs": []})) == []
+
+
 @pytest.mark.flow
 def test_a_run_is_measured_once_and_leaves_its_files(undisturbed: tiny.Run) -> None:
     before = [row.label for row in read_status(undisturbed.folder)]
     folder = measure_run(undisturbed.folder, [], 0.95, QUICK)
     content = json.loads((folder / "uncertainty.json").read_text())
     assert (content["cases"], content["dice_below"]) == (4, 0.95)
-    assert {row["name"] for row in content["missing"]} == {"ensemble", "temperature and source maps"}
+    assert {row["name"] for row in content["missing"]} == {"ensemble", "softmax and entropy with temperature"}
     assert any(s.text.startswith("Best calibrated") for s in statements(content))
     page = (folder / "uncertainty.html").read_text()
     assert "training-free" in page

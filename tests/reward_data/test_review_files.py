@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 
 from reward_data.errors import DataError
+from reward_data.phantom import PhantomConfig
+from reward_data.readers import DatasetConfig, read_cases
 from reward_data.review_files import (
     Grid,
     file_names,
     label_description,
+    native_images,
     read_grid,
     read_returned,
     sound_affine,
     write_volume,
 )
+from reward_data.scanner_shift import ScannerShift
 from tests.reward_data.review_example import CLASSES, SPACING, affine, mask
 
 
@@ -26,6 +30,29 @@ def exported(tmp_path: Path) -> tuple[Path, Grid]:
     path = tmp_path / "case.nii.gz"
     write_volume(path, mask(), SPACING, affine())
     return path, read_grid(path)
+
+
+def test_only_the_images_asked_for_are_read(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        write_volume(tmp_path / f"{name}.nii.gz", np.full((4, 5), number, np.uint8), SPACING, affine())
+    (tmp_path / "broken.nii.gz").write_bytes(b"not an image")
+    dataset = DatasetConfig(path=str(tmp_path))
+    images = native_images(dataset, ["b"])
+    assert list(images) == ["b"]
+    assert images["b"].shape == (1, 4, 5)
+    assert (images["b"] == 1).all()
+    with pytest.raises(DataError, match=r"broken\.nii\.gz"):
+        native_images(dataset, ["broken"])
+
+
+@pytest.mark.parametrize("shift", [None, ScannerShift()])
+def test_simulated_and_shifted_images_are_those_of_the_dataset(shift: ScannerShift | None) -> None:
+    phantom = PhantomConfig(cases=3, shape=(32, 32))
+    dataset = DatasetConfig(format="phantom", phantom=phantom, shift=shift)
+    wanted = list(read_cases(dataset))[1]
+    images = native_images(dataset, [wanted.id])
+    assert list(images) == [wanted.id]
+    assert np.array_equal(images[wanted.id], wanted.image)
 
 
 def test_nibabel_and_simpleitk_read_one_geometry(tmp_path: Path) -> None:

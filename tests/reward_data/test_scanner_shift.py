@@ -84,7 +84,7 @@ def test_attenuation_and_haze_follow_the_depth() -> None:
 
 
 def test_a_shadow_lies_along_its_scan_line_below_its_start() -> None:
-    shadow = Shadow(beam=0.0, width=0.05, strength=0.8, start=0.5)
+    shadow = Shadow(beam=0.0, width=0.2, strength=0.8, start=0.5)
     shifted = apply_shift(sector(), NOTHING.model_copy(update={"shadows": (shadow,)}))[0]
     assert np.allclose(shifted[55, 31], 0.1, atol=0.01)  # .5 (1 - .8), in its middle
     assert np.allclose(shifted[10, 31], 0.5, atol=0.001)  # above its start

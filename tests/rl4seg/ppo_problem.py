@@ -9,9 +9,10 @@ from reward_data.anatomy import RuleSet
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.ppo import PPOConfig, RewardConfig
 from rl4seg.configs.runtime import RuntimeConfig
-from rl4seg.ppo import Learner, Minibatch
+from rl4seg.ppo import Learner
 from rl4seg.reward_net import RewardModel
 from rl4seg.runtime import start
+from rl4seg.target_data import Minibatch
 
 RUNTIME = start(RuntimeConfig(device="cpu", threads=1))
 RULES = RuleSet(name="anything", classes=("background", "bright"), rules=())

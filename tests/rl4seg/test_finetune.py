@@ -18,9 +18,10 @@ from rl4seg.configs.ppo import PPOConfig, RewardConfig, ShrinkPerturb
 from rl4seg.configs.reward_net import RewardNetConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.policies import Model, new_model, spec_for
-from rl4seg.ppo import finetune, target_data
+from rl4seg.ppo import finetune
 from rl4seg.reward_net import RewardExamples, load_reward_model, train_reward_net
 from rl4seg.runtime import start
+from rl4seg.target_data import target_data
 
 RUNTIME = start(RuntimeConfig(device="cpu", threads=1))
 NETWORK = NetworkConfig(features=(4, 4, 8, 8, 8, 4))

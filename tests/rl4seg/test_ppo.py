@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from rl4seg.configs.augment import DegradeConfig
-from rl4seg.ppo import Anchor
 from rl4seg.rewards import mask_rewards
+from rl4seg.target_data import Anchor
 from tests.rl4seg.ppo_problem import RULES, TruthReward, accuracy, batch, config, learner
 
 

@@ -13,7 +13,7 @@ from reward_data.preprocess import PreprocessConfig
 from reward_data.reward_store import ImageEntry, RewardStore, RewardStoreWriter
 from reward_data.types import Case, LabelMap
 from rl4seg.configs.ppo import PPOConfig
-from rl4seg.ppo import target_data
+from rl4seg.target_data import target_data
 from tests.rl4seg.ppo_problem import RUNTIME, batch, config, learner
 
 

@@ -13,8 +13,9 @@ from rl4seg.configs.ppo import PPOConfig, RewardConfig
 from rl4seg.configs.rivals import RivalsConfig, StepBudget
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.policies import new_model, spec_for
-from rl4seg.ppo import Learner, finetune, target_data
+from rl4seg.ppo import Learner, finetune
 from rl4seg.runtime import start
+from rl4seg.target_data import target_data
 
 RUNTIME = start(RuntimeConfig(device="cpu", threads=1))
 NETWORK = NetworkConfig(features=(4, 4, 4, 4, 4, 4))

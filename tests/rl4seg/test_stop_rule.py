@@ -11,7 +11,13 @@ from rl4seg.configs.stop import AlarmBounds, StopConfig
 from rl4seg.stop_rule import Judgement, Signals, admissible, alarm, choose, judge
 
 BOUNDS = AlarmBounds(
-    validity_drop=0.2, reward_drop=0.05, kl=0.3, area_drift=0.4, agreement=0.75, entropy_share=0.1
+    validity_drop=0.2,
+    validity_share=0.25,
+    reward_drop=0.05,
+    kl=0.3,
+    area_drift=0.4,
+    agreement=0.75,
+    entropy_share=0.1,
 )
 CONFIG = StopConfig(alarm=BOUNDS, kl=0.1, area_drift=0.25, agreement=0.85, reward_weight=0.0)
 
@@ -55,6 +61,14 @@ def test_each_sign_rings_by_itself(change: dict[str, Any], said: str) -> None:
 )  # fmt: skip
 def test_no_alarm_within_the_bounds(change: dict[str, Any]) -> None:
     assert alarm(signals(3, **change), signals(), BOUNDS) == ()
+
+
+def test_of_a_small_validity_a_share_must_be_left() -> None:
+    given = signals(validity=0.16)
+    (reason,) = alarm(signals(1, validity=0.03), given, BOUNDS)  # .25 x .16 = .04
+    assert reason == "validity 0.03 is below 0.25 times the 0.16 of the policy given, since iteration 1"
+    assert alarm(signals(1, validity=0.05), given, BOUNDS) == ()
+    assert alarm(signals(1, validity=0.0), signals(validity=0.0), BOUNDS) == ()
 
 
 def test_all_reasons_are_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from reward_data.case_store import CaseStore, import_cases
 from reward_data.preprocess import PreprocessConfig
-from reward_data.types import Case, LabelMap
+from reward_data.types import Case, Int64, LabelMap, UInt8
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.policies import new_model, spec_for
 from rl4seg.reward_net import RewardModel
@@ -42,7 +43,21 @@ def test_trust_is_the_mean_belief_over_the_foreground(store: CaseStore) -> None:
     masks = np.zeros((3, 16, 16), np.uint8)
     masks[0, :2], masks[0, 2:4] = 1, 2  # as many pixels of either
     masks[1, 5, 5] = 1
-    assert mask_trust(HalfSure(), store, np.arange(3), masks) == pytest.approx([0.5, 0.75, 0.0])
+    assert mask_trust(HalfSure(), store, np.arange(3), masks.__getitem__) == pytest.approx([0.5, 0.75, 0.0])
+
+
+def test_masks_are_asked_for_in_batches(store: CaseStore) -> None:
+    asked: list[list[int]] = []
+
+    def masks(places: Int64) -> UInt8:
+        asked.append(places.tolist())
+        return np.full((len(places), 16, 16), 1 + places[0] // 2, np.uint8)
+
+    net = HalfSure()
+    net.runtime = replace(RUNTIME, batch_size=2)
+    # Cases 0 and 1 are all class 1, sure to .75, case 2 all class 2, sure to .25.
+    assert mask_trust(net, store, np.arange(3), masks) == pytest.approx([0.75, 0.75, 0.25])
+    assert asked == [[0, 1], [2]]
 
 
 def test_expected_errors_are_those_of_the_policys_own_masks(store: CaseStore) -> None:

@@ -10,16 +10,16 @@ from reward_data.case_store import CaseStore, import_cases
 from reward_data.errors import DataError
 from reward_data.preprocess import PreprocessConfig
 from rl4seg import confidence as names
-from rl4seg.confidence import Panel, certainty
+from rl4seg.confidence import Panel, certainty, softmax_temperature
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.configs.uncertainty import UncertaintyConfig
 from rl4seg.evaluate import held_out
-from rl4seg.fit_source_maps import fit_source_maps
 from rl4seg.policies import Model, ModelSpec, new_model, spec_for
 from rl4seg.reward_net import RewardModel
 from rl4seg.runtime import start
-from rl4seg.uncertainty import INFORMATION, measure, missing_methods, read_shown
+from rl4seg.uncertainty import measure, missing_methods, pairs
+from rl4seg.uncertainty_ledger import INFORMATION, SHOWN, read_shown
 from tests.rl4seg.conftest import LABELS, disc_case
 
 RUNTIME = start(RuntimeConfig(device="cpu", threads=1, batch_size=4))
@@ -52,13 +52,12 @@ def test_certainty_of_one_hot_and_of_equal_classes() -> None:
 def test_every_method_is_measured_and_files_agree(discs: Path, source: Path, tmp_path: Path) -> None:
     with CaseStore(discs) as store, CaseStore(source) as labelled:
         subject = panel(store)
-        subject.maps = fit_source_maps(subject, labelled, store)
+        subject.temperature = softmax_temperature(subject.policy, labelled, RUNTIME)
         content = measure(subject, store, held_out(store), {}, tmp_path)
     rows = {method["name"]: method for method in content["methods"]}
     assert set(rows) == {
-        names.REWARD_RAW, names.REWARD, names.REWARD_MAP, names.PRODUCT, names.SOFTMAX, names.SOFTMAX_T,
-        names.SOFTMAX_MAP,
-        names.ENTROPY, names.ENTROPY_T, names.BOTH_MAP, names.TTA, names.DROPOUT, names.ENSEMBLE,
+        names.REWARD_RAW, names.REWARD, names.PRODUCT, names.SOFTMAX, names.SOFTMAX_T,
+        names.ENTROPY, names.ENTROPY_T, names.TTA, names.DROPOUT, names.ENSEMBLE,
         *(INFORMATION.format(name) for name in (names.TTA, names.DROPOUT, names.ENSEMBLE)),
     }  # fmt: skip
     assert content["cases"] == 5  # the sixth test case has no label
@@ -67,6 +66,7 @@ def test_every_method_is_measured_and_files_agree(discs: Path, source: Path, tmp
     assert [float(row["dice_mean"]) for row in table] == sorted(float(row["dice_mean"]) for row in table)
     shown = read_shown(tmp_path / "shown.h5")
     assert [case.case for case in shown] == [row["case"] for row in table[:2]]
+    assert list(shown[0].errors) == list(SHOWN)
     assert shown[0].errors[names.SOFTMAX].max() <= 1
     assert set(json.loads((tmp_path / "seconds.json").read_text())) >= {"prediction", names.TTA}
     assert content["missing"] == []
@@ -98,7 +98,10 @@ def test_a_policy_that_is_right_and_sure_is_calibrated(discs: Path, tmp_path: Pa
     softmax = next(m for m in content["methods"] if m["name"] == names.SOFTMAX)
     assert softmax["figures"]["ece"]["value"] < 0.06
     assert (content["bad_cases"], softmax["figures"]["auroc"]["value"]) == (0, None)
-    assert {row["name"] for row in content["missing"]} == {names.DROPOUT, "temperature and source maps"}
+    assert {row["name"] for row in content["missing"]} == {
+        names.DROPOUT,
+        "softmax and entropy with temperature",
+    }
 
 
 def test_an_empty_mask_has_no_trust_and_no_labels_are_refused(discs: Path, tmp_path: Path) -> None:
@@ -122,16 +125,46 @@ def test_an_empty_mask_has_no_trust_and_no_labels_are_refused(discs: Path, tmp_p
             measure(subject, store, np.array([25]), {}, tmp_path)
 
 
-def test_target_labels_change_no_map(discs: Path, source: Path, tmp_path: Path) -> None:
-    """The same target without a single label gives the same maps."""
-    bare = tmp_path / "bare.h5"
-    cases = [disc_case(i, "train", labelled=False) for i in range(20)]
-    import_cases(cases, len(cases), PreprocessConfig(shape=(32, 32)), LABELS, bare)
-    with CaseStore(discs) as store, CaseStore(bare) as unlabelled, CaseStore(source) as labelled:
-        subject = panel(store)
-        with_labels = fit_source_maps(subject, labelled, store)
-        assert with_labels == fit_source_maps(subject, labelled, unlabelled)
-        assert with_labels is not None
-        assert with_labels.source_cases == 8
-        assert len({map_.rate for map_ in with_labels.maps.values()}) == 1
-        assert fit_source_maps(subject, store, store) is None  # no validation split
+def test_the_question_takes_the_better_calibrated_softmax() -> None:
+    ece = {
+        names.REWARD_RAW: 0.3,
+        names.REWARD: 0.1,
+        names.PRODUCT: 0.2,
+        names.SOFTMAX: 0.4,
+        names.SOFTMAX_T: 0.05,
+    }
+    values = {name: {"ece": value} for name, value in ece.items()}
+    assert next(pairs(values)) == (names.REWARD, names.SOFTMAX_T)
+    values[names.SOFTMAX]["ece"] = 0.01
+    assert next(pairs(values)) == (names.REWARD, names.SOFTMAX)
+    assert {b for _, b in pairs(values)} == {names.SOFTMAX, names.SOFTMAX_T, names.REWARD_RAW}
+    del values[names.SOFTMAX_T]
+    assert next(pairs(values)) == (names.REWARD, names.SOFTMAX)
+    del values[names.REWARD]
+    assert list(pairs(values)) == []
+
+
+def test_the_softmax_temperature_is_that_of_labelled_validation_pixels_inside_the_mask(
+    discs: Path, source: Path
+) -> None:
+    """A policy that calls disc and ring ring (class 2), logits (0, 0, 1), and the background background.
+
+    With a share f of ring among the mask's pixels cross-entropy is least where softmax says f of class 2:
+    e^(1/T) / (e^(1/T) + 2) = f, so T = 1 / log(2 f / (1 - f)). Here f is about .69 and T .67
+    (a few noisy pixels are on the wrong side); with the background f would be .92 and T .32.
+    """
+
+    class Ring(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            inside = (images > 0.28).float()
+            return torch.cat([1 - inside, torch.zeros_like(inside), inside], 1)
+
+    with CaseStore(discs) as store, CaseStore(source) as labelled:
+        policy = Model(panel(store).policy.spec, Ring())  # type: ignore[arg-type]
+        found = softmax_temperature(policy, labelled, RUNTIME)
+        truth = labelled.labels(labelled.indices("val"))
+        f = (truth == 2).sum() / (truth > 0).sum()
+        assert found is not None
+        assert found.images == 8  # of ten, two are for training
+        assert found.value == pytest.approx(1 / np.log(2 * f / (1 - f)), rel=0.01)
+        assert softmax_temperature(policy, store, RUNTIME) is None  # no validation split

@@ -92,7 +92,12 @@ def test_resumed_from_the_shell_as_a_run_without_a_pool_goes(
     running: Place, config: Path, tmp_path: Path
 ) -> None:
     output, run = tmp_path / "runs", tmp_path / "runs" / "tiny"
-    run_id = suspended(running, config, output)
+    said = running.call(
+        "submit", str(config), *REVIEW, f"output={output}", "--watch"
+    )  # ends, with exit code 0
+    assert f"is waiting for review: an expert's answer about the cases in {run}/review/iteration-1" in said
+    assert f"rl4seg review import {run}, and: rl4seg resume {run}" in said.replace("\n", " ")
+    run_id = next(line for line in said.splitlines() if "/runs/flow-run/" in line).rpartition("/")[2]
     labels = config.parent / "target" / "labelsTr"
     folder = tmp_path / "corrected"
     folder.mkdir()
@@ -106,7 +111,10 @@ def test_resumed_from_the_shell_as_a_run_without_a_pool_goes(
     # The same review given to a run that no worker has started: the same artifacts.
     alone = tmp_path / "alone"
     said = running.call("run", str(config), *REVIEW, f"output={alone}")
-    assert "waiting for review: 3 cases in" in said
+    assert f"waiting for review: an expert's answer about the cases in {alone}/tiny/review" in said
+    table = running.call("status", str(alone / "tiny"), COLUMNS="1500")
+    assert "waiting" in table
+    assert f"rl4seg review import {alone}/tiny" in table
     running.call("review", "import", str(alone / "tiny"), str(folder))
     running.call("resume", str(alone / "tiny"))
     assert digests(alone) == digests(output)

@@ -67,7 +67,7 @@ def test_an_alarm_comes_first_and_the_policy_given_makes_no_claims() -> None:
     statements = honest_verdict(rows(0), stopped(0, "validity 0.10 is low, since iteration 2"))
     assert [each.tone for each in statements[:2]] == ["warning", "warning"]
     assert statements[0].text.startswith(
-        "Collapse alarm: the loop was stopped after iteration 2. validity 0.10"
+        "Collapse alarm: the loop was stopped after iteration 2: validity 0.10"
     )
     assert statements[1].text.startswith("Handed out: the policy given, unchanged")
     assert (
