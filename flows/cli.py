@@ -143,7 +143,7 @@ def phantom(
 
 @app.command()
 def status(run_folder: Run) -> None:
-    """What each stage of a run did: built, cached, running, failed or stopped, and in what time."""
+    """What each stage of a run did: built, cached, running, failed, stopped or waiting, and in what time."""
     from rich.table import Table
 
     from flows.console import console
@@ -151,7 +151,8 @@ def status(run_folder: Run) -> None:
     from flows.run_folder import read_status
 
     table = Table("stage", "from=", "status", "seconds", "artifact", "figures", title=str(run_folder))
-    for row in read_status(run_folder):
+    rows = read_status(run_folder)
+    for row in rows:
         figures = ", ".join(
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.metrics.items()
         )
@@ -162,9 +163,12 @@ def status(run_folder: Run) -> None:
             row.status,
             seconds,
             (row.digest or "")[:12],
-            row.error or figures,
+            "see below" if row.status == "waiting" else row.error or figures,
         )
     console().print(table)
+    for row in rows:
+        if row.status == "waiting":
+            console().print(f"{row.label}: {row.error}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -10,8 +10,9 @@ from reward_data.types import Config
 class AlarmBounds(Config):
     """Beyond any of these a policy has collapsed. Differences are against the policy that the loop was given.
 
-    Chosen on two seeds of `tests.benchmarks.stop_rule`: far from all sound iterations there (KL to .12, areas within
-    18 %, agreement from .87, validity never below the given policy's), short of the planted collapses.
+    Chosen on two seeds of `tests.benchmarks.stop_rule`, away from all sound iterations there (KL to .12, areas within
+    15 %, agreement from .87, validity never below the given policy's); on two others all 8 collapses were caught, none
+    late, without a false alarm in 6 sound runs.
     """
 
     validity_drop: float = Field(default=0.2, ge=0, le=1, description="Largest fall of the validity.")
