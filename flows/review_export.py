@@ -129,7 +129,12 @@ def _choose(
             "review.enabled=false or review.every=null"
         )
     trust = mask_trust(
-        exporter.reward, store, indices[open_places], lambda rows: masks[open_places[rows]], progress
+        exporter.model,
+        exporter.reward,
+        store,
+        indices[open_places],
+        lambda rows: masks[open_places[rows]],
+        progress,
     )
     groups = [store.groups[int(i)] for i in indices[open_places]]
     rng = np.random.default_rng(derive_seed(seed, CHOICE, iteration))

@@ -90,7 +90,9 @@ class ExportedCase(Config):
 
     case: str = Field(description="Case id.")
     file: str = Field(description="Name of its files, without ending.")
-    trust: float = Field(description="Mean calibrated reward over the foreground of its mask, in [0, 1].")
+    trust: float = Field(
+        description="Mean probability of being right (calibrated reward x softmax) over its mask, in [0, 1]."
+    )
     violated: tuple[str, ...] = Field(default=(), description="Rules that its mask breaks.")
     grid: Grid = Field(description="Its native grid.")
     labels: str = Field(description="sha256 of the exported mask's values.")

@@ -1,4 +1,7 @@
-"""How far each predicted mask can be trusted: the reward net's calibrated belief over the mask's foreground."""
+"""How far each predicted mask can be trusted: calibrated reward x softmax, over the mask's foreground.
+
+The product is better calibrated and ranks images better than the reward alone; see `rl4seg.evaluate` and the README.
+"""
 
 from __future__ import annotations
 
@@ -24,21 +27,24 @@ class Inspection(NamedTuple):
 
 
 def mask_trust(
+    model: Model,
     reward: RewardModel,
     store: CaseStore,
     indices: Int64,
     masks: Callable[[Int64], UInt8],
     progress: Progress = no_progress,
 ) -> Float64:
-    """Mean calibrated reward over the foreground of the masks of some cases, 0 where empty. Shape: (n,).
+    """Mean probability of being right over the foreground of the masks of some cases, 0 where empty. Shape: (n,).
 
     ``masks`` gives the masks (b, *S) of places (b,) in ``indices``; it is asked for one batch at a time.
     """
     runtime, trust = reward.runtime, np.zeros(len(indices))
+    segmenter = TorchSegmenter(model, runtime)
     for start in range(0, len(indices), runtime.batch_size):
         places = np.arange(start, min(start + runtime.batch_size, len(indices)))
         some = masks(places)
-        trust[places] = trust_of(_belief(reward, store, indices[places], some), some)
+        probabilities = segmenter.probabilities(store.images(indices[places]))
+        trust[places] = trust_of(_belief(reward, store, indices[places], some, probabilities), some)
         progress(start + len(places), len(indices))
     return trust
 
@@ -52,14 +58,17 @@ def inspect(
     for index in indices:
         one = np.array([index])
         probabilities = segmenter.probabilities(store.images(one))
-        belief = _belief(reward, store, one, probabilities.argmax(1).astype(np.uint8))
+        belief = _belief(reward, store, one, probabilities.argmax(1).astype(np.uint8), probabilities)
         found.append((probabilities[0], np.float32(1) - belief[0]))
     return Inspection(np.stack([soft for soft, _ in found]), np.stack([error for _, error in found]))
 
 
-def _belief(reward: RewardModel, store: CaseStore, indices: Int64, masks: UInt8) -> Float32:
-    """Probability that each pixel is right. Shape: (n, *S)."""
+def _belief(
+    reward: RewardModel, store: CaseStore, indices: Int64, masks: UInt8, probabilities: Float32
+) -> Float32:
+    """Probability that each pixel is right: calibrated reward x softmax of the mask's class. Shape: (n, *S)."""
     images = reward.runtime.tensor(store.images(indices))
     score = reward.score(images, reward.runtime.tensor(masks, torch.long)[:, None])[:, 0]
-    belief: Float32 = score.float().cpu().numpy()
+    confidence = np.take_along_axis(probabilities, masks[:, None].astype(np.int64), 1)[:, 0]
+    belief: Float32 = score.float().cpu().numpy() * confidence
     return belief

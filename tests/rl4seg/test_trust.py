@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reward_data.case_store import CaseStore, import_cases
 from reward_data.preprocess import PreprocessConfig
 from reward_data.types import Case, Int64, LabelMap, UInt8
 from rl4seg.configs.network import NetworkConfig
-from rl4seg.policies import new_model, spec_for
+from rl4seg.policies import Model, new_model, spec_for
 from rl4seg.reward_net import RewardModel
 from rl4seg.trust import inspect, mask_trust
 from tests.rl4seg.ppo_problem import RUNTIME
@@ -39,11 +40,26 @@ def store(tmp_path: Path) -> CaseStore:
     return CaseStore(tmp_path / "cases.h5")
 
 
-def test_trust_is_the_mean_belief_over_the_foreground(store: CaseStore) -> None:
+class EvenOdds(nn.Module):
+    """Class 0 with probability 1/2, classes 1 and 2 with 1/4 each: exp(log 2, 0, 0) / 4."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.zeros(len(images), 3, *images.shape[2:])
+        logits[:, 0] = math.log(2)
+        return logits
+
+
+def even_odds(store: CaseStore) -> Model:
+    return Model(spec_for(NetworkConfig(), store), EvenOdds())  # type: ignore[arg-type]
+
+
+def test_trust_is_reward_times_softmax_over_the_foreground(store: CaseStore) -> None:
     masks = np.zeros((3, 16, 16), np.uint8)
     masks[0, :2], masks[0, 2:4] = 1, 2  # as many pixels of either
     masks[1, 5, 5] = 1
-    assert mask_trust(HalfSure(), store, np.arange(3), masks.__getitem__) == pytest.approx([0.5, 0.75, 0.0])
+    # (.75 + .25) / 2 x 1/4 = .125; .75 x 1/4 = .1875; nothing
+    trust = mask_trust(even_odds(store), HalfSure(), store, np.arange(3), masks.__getitem__)
+    assert trust == pytest.approx([0.125, 0.1875, 0.0])
 
 
 def test_masks_are_asked_for_in_batches(store: CaseStore) -> None:
@@ -55,8 +71,10 @@ def test_masks_are_asked_for_in_batches(store: CaseStore) -> None:
 
     net = HalfSure()
     net.runtime = replace(RUNTIME, batch_size=2)
-    # Cases 0 and 1 are all class 1, sure to .75, case 2 all class 2, sure to .25.
-    assert mask_trust(net, store, np.arange(3), masks) == pytest.approx([0.75, 0.75, 0.25])
+    # Cases 0 and 1 are all class 1, sure to .75 x 1/4, case 2 all class 2, sure to .25 x 1/4.
+    assert mask_trust(even_odds(store), net, store, np.arange(3), masks) == pytest.approx(
+        [0.1875, 0.1875, 0.0625]
+    )
     assert asked == [[0, 1], [2]]
 
 
@@ -66,5 +84,5 @@ def test_expected_errors_are_those_of_the_policys_own_masks(store: CaseStore) ->
     shown = inspect(model, HalfSure(), store, np.array([2, 0]), RUNTIME)
     assert shown.probabilities.shape == (2, 3, 16, 16)
     assert shown.probabilities.sum(1) == pytest.approx(np.ones((2, 16, 16)), abs=1e-5)
-    wanted = 1 - np.array([1.0, 0.75, 0.25])[shown.probabilities.argmax(1)]
+    wanted = 1 - np.array([1.0, 0.75, 0.25])[shown.probabilities.argmax(1)] * shown.probabilities.max(1)
     assert shown.error == pytest.approx(wanted)
