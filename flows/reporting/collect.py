@@ -34,7 +34,7 @@ from rl4seg.stop_rule import JUDGEMENT, Judgement
 
 if TYPE_CHECKING:
     from flows.reporting.stage import PolicyRecord
-    from flows.store import ArtifactRef
+    from flows.store import ArtifactRef, PackageRef
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Collector:
     ctx: StageContext
     store: CaseStore
     records: tuple[PolicyRecord, ...]
+    package: PackageRef | None = None
 
     def report(self, run_name: str, config_yaml: str, montage_cases: int) -> ReportData:
         """The filled record."""
@@ -68,6 +69,7 @@ class Collector:
             synthesis=tuple(self.synthesis()),
             lineage=tuple(row for row in lineage if row["digest"]),
             stop=self.stop,
+            flag=(self.read(self.package, "package.json") if self.package else {}).get("trust"),
         )
 
     @cached_property

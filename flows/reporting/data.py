@@ -194,3 +194,6 @@ class ReportData:
     synthesis: tuple[SynthesisSummary, ...] = ()
     lineage: tuple[Mapping[str, Any], ...] = ()
     stop: Judgement | None = None  # what the stop rule says of the whole loop; None = it was not asked
+    flag: Mapping[str, Any] | None = (
+        None  # the model package's trust flag (rl4seg.package.TrustFlag); None = none
+    )

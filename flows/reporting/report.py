@@ -126,7 +126,7 @@ def collect_metrics(data: ReportData) -> Metrics:
         unit=data.unit,
         class_names=data.class_names,
         versions=dict(data.versions),
-        verdict=honest_verdict(data.rows, data.stop),
+        verdict=honest_verdict(data.rows, data.stop, data.flag),
         stop=data.stop,
         rows=tables.ordered(data.rows),
         synthesis=data.synthesis,
@@ -184,7 +184,11 @@ def _context(data: ReportData, verdict: Sequence[Statement]) -> dict[str, Any]:
         "montages": montage.montage_rows(data.montages, len(data.class_names)),
         "colour_bar": montage.colour_bar_uri(),
         "reliability": figures.reliability_charts(data.reliability),
-        "training": [(stage, training_curves.training_charts(data.curves, stage)) for stage in STAGES],
+        "training": [
+            (stage, charts)
+            for stage in STAGES
+            if (charts := training_curves.training_charts(data.curves, stage))
+        ],
         "kinds": sorted({kind for part in data.synthesis for kind in part.examples}),
         "look_at": _cases_to_look_at(rows),
         "signals": signal_table(data.stop) if data.stop else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from flows.stages import StageContext, stage
-from flows.store import CaseSet, Evaluation, JudgementRef, Policy, Report, RewardNet, RewardSet
+from flows.store import CaseSet, Evaluation, JudgementRef, PackageRef, Policy, Report, RewardNet, RewardSet
 from reward_data.types import Config
 
 
@@ -33,6 +33,7 @@ def write_report(
     records: tuple[PolicyRecord, ...],
     cases: CaseSet,
     montage_cases: int,
+    package: PackageRef | None = None,
 ) -> None:
     """Write ``report.html`` and ``metrics.json``."""
     from flows.reporting.collect import Collector
@@ -40,5 +41,5 @@ def write_report(
     from reward_data.case_store import CaseStore
 
     with CaseStore(ctx.path(cases) / "cases.h5") as store:
-        collector = Collector(ctx, store, records)
+        collector = Collector(ctx, store, records, package)
         render(collector.report(run_name, config_yaml, montage_cases), ctx.out)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -91,13 +91,26 @@ def handed_out(rows: Sequence[EvaluationRow]) -> EvaluationRow | None:
     return next((row for row in rows if row.chosen), None) or last_row(rows, MAIN)
 
 
-def honest_verdict(rows: Sequence[EvaluationRow], stop: Judgement | None = None) -> tuple[Statement, ...]:
+def honest_verdict(
+    rows: Sequence[EvaluationRow], stop: Judgement | None = None, flag: Mapping[str, Any] | None = None
+) -> tuple[Statement, ...]:
     """Whether the policy handed out is better than source-only, PPO off and logit bias, and every reason for doubt.
 
-    ``stop``: what the stop rule says of the loop; None = it was not asked.
+    ``stop``: what the stop rule says of the loop; None = it was not asked. ``flag``: the model's trust flag.
     """
     said = tuple(_stop_rule(stop)) if stop is not None else ()
-    return (*said, *_verdict(rows))
+    return (*said, *_verdict(rows), *((_flag(flag),) if flag else ()))
+
+
+def _flag(flag: Mapping[str, Any]) -> Statement:
+    """What the trust flag finds where it was chosen."""
+    found = "there was none to find" if flag["found"] is None else f"finds {percent(flag['found'])} of them"
+    text = (
+        f"Trust flag: masks with a trust below {flag['threshold']:.3f} are flagged, to find those with a mean Dice below "
+        f"{flag['dice_below']:.3f}; chosen on {flag['basis']} ({flag['bad']} of {flag['images']} bad): {found} and flags "
+        f"{percent(flag['flagged'])} of all. On other images it can do worse."
+    )
+    return Statement(tone="neutral", text=text)
 
 
 def _stop_rule(stop: Judgement) -> Iterator[Statement]:
