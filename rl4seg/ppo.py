@@ -86,8 +86,23 @@ class Learner:
         reward = torch.where(known, (actions == batch.truth[:, None]).to(reward), reward)
         if config.divergence_in == "reward":
             reward = reward - config.divergence / self.iteration * (log_prob - log_prob_ref)
-        rollout = Rollout(batch.images, actions, log_prob, log_prob_ref, logits_ref, reward, value.detach())
+        rollout = Rollout(
+            batch.images,
+            actions,
+            log_prob,
+            log_prob_ref,
+            logits_ref,
+            reward,
+            value.detach(),
+            self._acting(batch),
+        )
         return rollout, valid
+
+    def _acting(self, batch: Minibatch) -> Tensor:
+        """Images that the policy gradient is for: all, or those with no accepted mask or an expert's. Shape: (B,)."""
+        if self.config.accepted_images != "left_to_anchor":
+            return torch.ones_like(batch.accepted)
+        return ~batch.accepted | _reviewed(batch)
 
     def _given(self, batch: Minibatch, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Which actions are replaced by the known mask (reward 1), and which are rewarded by their agreement with it.
@@ -97,8 +112,8 @@ class Learner:
         1 where they agree with it, else 0. Shape: (B, M, 1, ...) both.
         """
         one = [1] * (actions.ndim - 2)
-        reviewed = torch.zeros_like(batch.accepted) if batch.reviewed is None else batch.reviewed
-        taken = (batch.accepted & self.config.accepted_as_actions & ~reviewed).reshape(-1, 1)
+        reviewed, as_actions = _reviewed(batch), self.config.accepted_images == "as_actions"
+        taken = (batch.accepted & as_actions & ~reviewed).reshape(-1, 1)
         expert = reviewed.reshape(-1, 1)
         place = torch.arange(actions.shape[1], device=actions.device)[None]
         replaced = expert & (place == place.max()) if self.config.baseline == "group" else expert
@@ -109,13 +124,15 @@ class Learner:
     def advantage(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Detached advantage and the weight of each action element. Shape: (B, M, *S) both.
 
-        Group: compared with the siblings, on the pixels where they disagree. Critic: R - V, everywhere.
+        Group: compared with the siblings, on the pixels where they disagree. Critic: R - V, everywhere. Images that are
+        left to the anchor have advantage 0 and keep their weight, so that the push shrinks as more masks are accepted.
         """
+        scale = self.config.advantage_scale * rollout.acting.reshape(-1, *[1] * (rollout.reward.ndim - 1))
         if self.config.baseline == "group":
             gain = losses.group_relative_advantage(rollout.reward, self.config.advantage_floor)
             differ = (rollout.actions != rollout.actions[:, :1]).any(1, keepdim=True)
-            return self.config.advantage_scale * gain, differ.expand(gain.shape).to(gain)
-        return self.config.advantage_scale * (rollout.reward - rollout.value), torch.ones_like(rollout.reward)
+            return scale * gain, differ.expand(gain.shape).to(gain)
+        return scale * (rollout.reward - rollout.value), torch.ones_like(rollout.reward)
 
     def loss(self, rollout: Rollout, logits: Tensor, value: Tensor) -> tuple[Tensor, dict[str, float]]:
         """policy_weight * clipped surrogate - entropy bonus + divergence from the reference + value loss."""
@@ -189,6 +206,11 @@ class Learner:
             self.update(loss)
             values.append(loss.item())
         return {"anchor_loss": float(np.mean(values))}
+
+
+def _reviewed(batch: Minibatch) -> Tensor:
+    """Images whose mask is an expert's. Shape: (B,) bool."""
+    return torch.zeros_like(batch.accepted) if batch.reviewed is None else batch.reviewed
 
 
 def _learner(

@@ -19,6 +19,7 @@ class Rollout(NamedTuple):
     logits_ref: Tensor  # (B, K, *A) of the frozen reference
     reward: Tensor  # (B, M, *A)
     value: Tensor  # (B, M, *A); zeros without a critic
+    acting: Tensor  # (B,) bool: whose advantage counts; the others have none
 
 
 def action_log_prob(logits: Tensor, actions: Tensor) -> Tensor:

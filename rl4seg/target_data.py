@@ -66,7 +66,7 @@ class TargetData:
         by_expert = [image is not None and bool(self.rewards.reviewed[image]) for image in known]
         truth = torch.zeros(len(chosen), *self.store.shape, dtype=torch.long, device=self.runtime.device)
         for row, image in enumerate(known):
-            if image is not None and (by_expert[row] or self.config.accepted_as_actions):
+            if image is not None and (by_expert[row] or self.config.accepted_images == "as_actions"):
                 truth[row] = self.runtime.tensor(self.rewards.truths(np.array([image]))[0], torch.long)
         accepted = torch.tensor([image is not None for image in known], device=self.runtime.device)
         reviewed = torch.tensor(by_expert, device=self.runtime.device)

@@ -95,9 +95,11 @@ class PPOConfig(Config):
         description="The policy acts on a degraded view of the image, while the reward and the reference see the image "
         "itself (asymmetric actor-critic, arXiv 1710.06542); null = all see the image.",
     )
-    accepted_as_actions: bool = Field(
-        default=False,
-        description="For accepted images take the accepted mask as the action, with reward 1 (the paper).",
+    accepted_images: Literal["left_to_anchor", "judged", "as_actions"] = Field(
+        default="left_to_anchor",
+        description="What the policy gradient does on images whose mask was accepted. left_to_anchor: nothing, the "
+        "anchor teaches them and the reward acts where no truth is known; judged: as on all images; as_actions: the "
+        "accepted mask is the action, with reward 1 (the paper).",
     )
     shrink_perturb: ShrinkPerturb | None = Field(
         default=None, description="Shrink and perturb before iterations 2, 3, ...; null = never."
@@ -110,6 +112,11 @@ class PPOConfig(Config):
     def _something_to_learn(self) -> PPOConfig:
         if self.policy_weight == 0 and self.anchor_weight == 0:
             raise ValueError("policy_weight and anchor_weight are both 0: nothing would be learned")
+        if self.policy_weight and self.accepted_images == "left_to_anchor" and self.anchor_weight == 0:
+            raise ValueError(
+                "accepted_images=left_to_anchor, but anchor_weight is 0: nothing would teach the accepted images; use "
+                "accepted_images=judged, or give anchor_weight"
+            )
         if self.policy_weight and self.baseline == "group" and self.samples < 2:
             raise ValueError(
                 "baseline=group compares masks of one image: samples must be at least 2, or use critic"

@@ -118,12 +118,29 @@ def test_group_advantage_acts_only_where_masks_disagree() -> None:
 
 
 def test_accepted_masks_become_actions_with_reward_one() -> None:
-    subject = learner(config("critic", accepted_as_actions=True, divergence_in="loss"))
+    subject = learner(config("critic", accepted_images="as_actions", divergence_in="loss"))
     data = batch(0)._replace(accepted=torch.tensor([True] + [False] * 7), truth=torch.ones(8, 8, 8).long())
     rollout, _ = subject.act(data, torch.zeros(8, 2, 8, 8), subject.value(data.images), generator())
     assert torch.equal(rollout.actions[0, 0], torch.ones(8, 8).long())
     assert rollout.reward[0].min() == 1
     assert rollout.reward[1:].min() == 0
+
+
+@pytest.mark.parametrize("baseline", ["group", "critic"])
+def test_accepted_images_left_to_the_anchor_have_no_advantage_and_keep_their_weight(baseline: str) -> None:
+    # image 0 is accepted, image 1 is an expert's (accepted too), the others are unknown
+    accepted, reviewed = torch.arange(8) < 2, torch.arange(8) == 1
+    data = batch(0)._replace(accepted=accepted, reviewed=reviewed)
+    gains = {}
+    for what in ("left_to_anchor", "judged"):
+        subject = learner(config(baseline, accepted_images=what))
+        rollout, _ = subject.act(data, torch.zeros(8, 2, 8, 8), subject.value(data.images), generator())
+        gains[what], weight = subject.advantage(rollout)
+        assert weight[0].sum() > 0
+    assert gains["judged"][0].abs().sum() > 0
+    assert gains["left_to_anchor"][0].abs().sum() == 0
+    assert torch.equal(gains["left_to_anchor"][1:], gains["judged"][1:])
+    assert gains["left_to_anchor"][1].abs().sum() > 0
 
 
 def test_divergence_in_the_reward_is_the_papers_penalty() -> None:

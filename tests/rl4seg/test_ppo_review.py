@@ -72,7 +72,7 @@ def test_minibatches_and_anchors_carry_the_experts_masks(tmp_path: Path) -> None
             grey = np.rint(images[i]).astype(np.uint8)
             writer.add(ImageEntry(f"c{i}", "train", True, grey, truth, reviewed), [(Identity(), truth)])
     with CaseStore(tmp_path / "cases.h5") as store, RewardStore(tmp_path / "rewards.h5") as rewards:
-        # c1 is an expert's, c2 merely accepted: without accepted_as_actions only c1 has its mask as action.
+        # c1 is an expert's, c2 merely accepted: without accepted_images=as_actions only c1 has its mask as action.
         settings = PPOConfig(batch_size=4, source_replay=0, anchor_augment=None, anchor_batch=2)
         data = target_data(store, rewards, None, settings, 5, RUNTIME)
         mini = data.minibatch(0)
