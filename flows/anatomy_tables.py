@@ -11,8 +11,9 @@ from rich.table import Table
 from flows.console import console
 from reward_data.anatomy import RuleSet, load_rules, rules_to_yaml
 from reward_data.anatomy_fit import AcceptanceTable, CaseMask, check_folder, fit_folder
+from reward_data.atomic import atomic_file
 from reward_data.errors import ConfigError, DataError
-from reward_data.formats import ENDINGS, atomic_file, ending, read_image, read_labels, stem
+from reward_data.formats import ENDINGS, ending, read_image, read_labels, stem
 from reward_data.types import LabelMap
 
 

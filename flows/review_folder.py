@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reward_data.atomic import atomic_file
 from reward_data.errors import ArtifactError, ConfigError
 from reward_data.expert import DECISIONS
-from reward_data.formats import atomic_file
 from reward_data.review import README, Answers, Export, Returned, read_review, write_review
 
 REVIEW, EXPORTED, RETURNED, REFUSED = "review", ".exported.json", "returned.json", "refused.json"

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reward_data import splits
+from reward_data.atomic import atomic_hdf5
 from reward_data.errors import ArtifactError, DataError
-from reward_data.formats import atomic_hdf5
 from reward_data.geometry import Geometry, restore, restore_probabilities
 from reward_data.preprocess import PreprocessConfig
 from reward_data.preprocess import preprocess as preprocess_case

@@ -18,8 +18,8 @@ import h5py
 import numpy as np
 from pydantic import Field
 
+from reward_data.atomic import atomic_hdf5
 from reward_data.errors import ArtifactError, DataError
-from reward_data.formats import atomic_hdf5
 from reward_data.types import Config, UInt8
 
 Decision = Literal["accept", "correct", "reject", "skip"]

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from reward_data.errors import DataError
-from reward_data.formats import picture_affine
+from reward_data.native import picture_affine
 from reward_data.phantom_physics import draw_settings, grid_points, simulate
 from reward_data.phantom_shapes import Ventricle, contract, draw_ventricle, label, locate
 from reward_data.types import Case, Config

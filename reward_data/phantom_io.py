@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from reward_data.formats import atomic_file
+from reward_data.atomic import atomic_file
 from reward_data.phantom import PhantomConfig, phantom_case
 from reward_data.types import Case, LabelMap, UInt8
 

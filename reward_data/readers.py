@@ -18,7 +18,16 @@ from pydantic import Field, model_validator
 
 from reward_data import splits
 from reward_data.errors import DataError
-from reward_data.formats import ENDINGS, Picture, ending, picture_affine, read_image, read_labels, stem
+from reward_data.formats import (
+    ENDINGS,
+    Picture,
+    ending,
+    format_of,
+    picture_affine,
+    read_image,
+    read_labels,
+    stem,
+)
 from reward_data.phantom import PhantomConfig, phantom_case, phantom_group
 from reward_data.scanner_shift import ScannerShift, shift_case
 from reward_data.types import Case, Config, LabelMap, UInt8
@@ -199,11 +208,11 @@ def _limit(listed: tuple[CaseFiles, ...], config: DatasetConfig) -> tuple[CaseFi
 
 
 def _files(folder: Path, file_ending: str | None = None) -> list[Path]:
-    """Image files of a folder, sorted by name; hidden files are passed over. None: any supported ending."""
+    """Image files of a folder, sorted by name; hidden files are passed over. None: any supported format."""
     if not folder.is_dir():
         return []
-    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return [path for path in visible if ending(path) and file_ending in (None, ending(path))]
+    visible = sorted(path for path in folder.iterdir() if not (path.is_dir() or path.name.startswith(".")))
+    return [path for path in visible if file_ending in (None, ending(path)) and format_of(path)]
 
 
 def _labels_by_id(files: list[Path], ids: set[str]) -> dict[str, Path]:

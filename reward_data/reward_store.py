@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, TypeAdapter
 
+from reward_data.atomic import atomic_hdf5
 from reward_data.correction import Correction
 from reward_data.distortions import Distortion
 from reward_data.errors import ArtifactError, DataError
 from reward_data.expert import Expert, Judged
-from reward_data.formats import atomic_hdf5
 from reward_data.types import Bool, Float32, Float64, Int64, UInt8
 
 KIND = "rl4seg.reward_store"

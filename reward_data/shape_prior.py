@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from reward_data.atomic import atomic_file
 from reward_data.errors import ArtifactError, DataError
-from reward_data.formats import atomic_file
 from reward_data.types import Bool, Float32, Float64, UInt8
 
 CANVAS = {2: 64, 3: 24}  # cells per axis, by the number of axes

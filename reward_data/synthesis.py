@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from reward_data.anatomy import RuleSet, violations
+from reward_data.atomic import atomic_file
 from reward_data.case_store import CaseStore
 from reward_data.correction import Correction, CorrectionConfig, agrees, correct
 from reward_data.distortions import (
@@ -36,7 +37,6 @@ from reward_data.distortions import (
 )
 from reward_data.errors import ArtifactError, DataError
 from reward_data.expert import Expert, Judged
-from reward_data.formats import atomic_file
 from reward_data.mask_damage import damage_mask
 from reward_data.reward_store import ImageEntry, RewardStore, RewardStoreWriter, merge
 from reward_data.shape_prior import ShapePrior

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reward_data import formats
 from reward_data.errors import DataError
-from reward_data.formats import atomic_file, ending, read_image, read_labels, stem, write_mask
+from reward_data.formats import ending, read_image, read_labels, stem, write_mask
 from reward_data.types import Mask
 
 OBLIQUE = np.array([[-0.5, 0.1, 0.0, 7.0], [0.1, 0.8, 0.0, -3.0], [0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
@@ -166,29 +164,3 @@ def test_volume_does_not_fit_a_png(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"3-D mask.*use \.nii\.gz"):
         write_mask(tmp_path / "a.png", Mask(np.zeros((2, 2, 2), np.uint8), (1.0,) * 3, np.eye(4)))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_atomic_file_keeps_the_old_file_on_any_failure(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "file"
-    with atomic_file(path) as temporary:
-        temporary.write_text("old")
-
-    def fail(error: Exception) -> None:
-        with atomic_file(path) as temporary:
-            temporary.write_text("half")
-            raise error
-
-    with pytest.raises(DataError, match=r"No space left.*MB are free in"):
-        fail(OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(KeyError):
-        fail(KeyError("other"))
-    assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("file", "old")]
-
-
-def test_no_permission_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(formats.Path, "mkdir", refuse)
-    with pytest.raises(DataError, match="Permission denied"), atomic_file(tmp_path / "a"):
-        pass

@@ -14,6 +14,7 @@ from reward_data.errors import DataError
 from reward_data.phantom import PhantomConfig
 from reward_data.readers import DatasetConfig, count_cases, list_cases, read_cases
 from reward_data.types import LabelMap
+from tests.reward_data.image_files import save_dicom, save_meta
 
 SHAPE = (6, 5)  # along x, along y
 
@@ -95,8 +96,8 @@ def test_labels_are_optional_and_other_files_are_passed_over(tmp_path: Path) -> 
 def test_broken_dataset_json(tmp_path: Path) -> None:
     (nnunet(tmp_path) / "dataset.json").write_text("{")
     refused(tmp_path, r"dataset\.json: cannot be read as nnU-Net's")
-    nnunet(tmp_path, file_ending=".mha")
-    refused(tmp_path, r"file_ending '\.mha', wanted one of \.nii\.gz")
+    nnunet(tmp_path, file_ending=".nrrd")
+    refused(tmp_path, r"file_ending '\.nrrd', wanted one of \.nii\.gz")
 
 
 def test_badly_named_nnunet_image(tmp_path: Path) -> None:
@@ -298,6 +299,23 @@ def test_config_refuses_what_cannot_work(tmp_path: Path) -> None:
             config(tmp_path, **options)
     png(tmp_path / "q1.png")
     refused(tmp_path, r"finds no group in the case id 'q1'", group_pattern=r"^(p\d)")
+
+
+def test_folders_of_meta_images_and_dicom(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    save_meta(tmp_path / "images" / "a.mhd", values[None], (0.3, 0.2, 1.5))
+    save_meta(tmp_path / "labels" / "a.mhd", values[None] % 3, (0.3, 0.2, 1.5))
+    save_dicom(tmp_path / "images" / "b.dcm", values, PixelSpacing=[0.2, 0.3])
+    save_dicom(tmp_path / "images" / "IM_0003", values)
+    named = {case.id: case for case in read_cases(config(tmp_path))}
+    assert list(named) == ["IM_0003", "a", "b"]
+    assert all((case.image == values).all() for case in named.values())
+    assert [named[name].spacing_mm for name in ("a", "b")] == [(0.2, 0.3)] * 2
+    assert not named["IM_0003"].spacing_known
+    assert named["a"].label is not None
+    np.testing.assert_array_equal(named["a"].label, values % 3)
 
 
 @pytest.mark.realdata
