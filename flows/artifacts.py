@@ -80,6 +80,12 @@ class JudgementRef(ArtifactRef):
     kind: Literal["JudgementRef"] = "JudgementRef"
 
 
+class PackageRef(ArtifactRef):
+    """A model package: a policy with all that is needed to use it on files."""
+
+    kind: Literal["PackageRef"] = "PackageRef"
+
+
 class Report(ArtifactRef):
     """The report of a run."""
 

@@ -20,7 +20,7 @@ from flows.reporting.stage import write_report
 from flows.restart import restarted_from
 from flows.rivals import rivals
 from flows.run_environment import run_environment
-from flows.stop import publish_policy
+from flows.stop import packaged
 from flows.store import CaseSet, Policy, Report
 from flows.tasks import fit_shape_prior, import_dataset, load_checkpoint, train_supervised
 from rl4seg.configs.evaluation import Split
@@ -53,10 +53,10 @@ def adaptation(config: AutoIterationConfig, split: Split = "test") -> Report:
     # The loop, and what it has to beat.
     records += adapt(config, start, MAIN, config.ppo)
     records += rivals(config, start)
-    # Of all that the loop has made, the policy that its own signals speak for.
-    publish_policy(records)
+    # Of all that the loop has made, the policy that its own signals speak for, ready to be used on files.
+    package = packaged(config, start, records)
     return write_report(
-        config.name, dump_config(config), tuple(records), target, config.evaluation.montage_cases
+        config.name, dump_config(config), tuple(records), target, config.evaluation.montage_cases, package
     )
 
 

@@ -197,6 +197,24 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(help="A run, its policy/ folder, or an exported bundle.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create.")],
+    form: Annotated[str, typer.Option("--format", help="bundle, torchscript or onnx.")] = "bundle",
+    force: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
+    authors: Annotated[str | None, typer.Option(help="Who made the model.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of the weights.")] = None,
+    modality: Annotated[str | None, typer.Option(help="US, CT, MR ...")] = None,
+    intended_use: Annotated[str | None, typer.Option(help="What it may be used for.")] = None,
+) -> None:
+    """Hand a policy out: MONAI Bundle, TorchScript or ONNX, checked against it on writing."""
+    from flows.export import export_run
+
+    details = {"authors": authors, "licence": licence, "modality": modality, "intended_use": intended_use}
+    export_run(run_folder, out, form, force, details)
+
+
+@app.command()
 def uncertainty(
     run_folder: Run,
     run: Annotated[

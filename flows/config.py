@@ -22,6 +22,7 @@ from rl4seg.configs.reward_net import RewardNetConfig
 from rl4seg.configs.rivals import RivalsConfig
 from rl4seg.configs.stop import StopConfig
 from rl4seg.configs.supervised import SupervisedConfig
+from rl4seg.configs.trust import TrustConfig
 
 
 class PolicyConfig(Config):
@@ -68,6 +69,9 @@ class AutoIterationConfig(RunConfig):
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="What is measured.")
     stop: StopConfig = Field(
         default=StopConfig(), description="Which iteration is handed out, and the collapse alarm."
+    )
+    trust: TrustConfig = Field(
+        default=TrustConfig(), description="Below which trust the model's masks are flagged."
     )
     review: ReviewConfig = Field(default=ReviewConfig(), description="The expert in the loop.")
     rivals: RivalsConfig = Field(default=RivalsConfig(), description="What the loop is compared with.")

@@ -7,13 +7,16 @@ do not compare, this one is there from the start, and only the first iteration c
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flows.package_tasks import Described, package_policy
 from flows.reporting.data import MAIN
 from flows.reporting.stage import PolicyRecord
+from flows.run_folder import versions
 from flows.stages import StageContext, current_environment, stage
-from flows.store import CaseSet, Evaluation, JudgementRef, Policy, RewardNet, ShapePriorRef
+from flows.store import CaseSet, Evaluation, JudgementRef, PackageRef, Policy, RewardNet, ShapePriorRef
 from flows.tasks import evaluate_policy
 from rl4seg.configs.stop import StopConfig
 from rl4seg.stop_rule import JUDGEMENT, Judgement
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from flows.arms import Start
     from flows.config import AutoIterationConfig
 
-HANDED_OUT, POLICY_FOLDER = "handed_out.json", "policy"
+HANDED_OUT, POLICY_FOLDER, PACKAGE = "handed_out.json", "policy", "package.json"
 
 
 @stage(JudgementRef, title="judge")
@@ -118,8 +121,35 @@ def handed_out(records: Sequence[PolicyRecord]) -> PolicyRecord:
     return next((record for record in loop if record.iteration == chosen), records[0])
 
 
-def publish_policy(records: Sequence[PolicyRecord]) -> None:
-    """Leave the policy handed out in the run folder: ``policy/`` with weights, model.json and handed_out.json."""
+def packaged(config: AutoIterationConfig, start: Start, records: Sequence[PolicyRecord]) -> PackageRef:
+    """The model package of the policy handed out, left in the run folder as ``policy/``."""
+    # Where stages are only planned nothing has been judged: any record will do.
+    planned = current_environment().plan is not None
+    chosen = records[0] if planned else handed_out(records)
+    # The policy given has no reward net of its own: the first one has learned from its mistakes.
+    nets = [each.reward_net for each in records if each.arm == MAIN and each.reward_net is not None]
+    described = Described(
+        iteration=chosen.iteration,
+        labels=config.target.labels,
+        preprocess=config.preprocess,
+        rules=start.rules,
+        source=config.source.domain if config.source is not None else None,
+        target=config.target.domain,
+    )
+    package = package_policy(
+        described, config.trust, chosen.policy, chosen.reward_net or next(iter(nets), None), start.source,
+        start.target, chosen.evaluation, config.seed,
+    )  # fmt: skip
+    publish_policy(config.name, records, package)
+    return package
+
+
+def publish_policy(name: str, records: Sequence[PolicyRecord], package: PackageRef) -> None:
+    """Leave the policy handed out in the run folder: ``policy/`` is the package, with handed_out.json beside it.
+
+    The run's name and the versions of the packages that it was made with are written here: the artifact is the same for
+    equal runs of every name and on every machine.
+    """
     here = current_environment()
     if here.plan is not None or here.run_folder is None:
         return
@@ -132,7 +162,13 @@ def publish_policy(records: Sequence[PolicyRecord]) -> None:
         "key": chosen.policy.key,
         "digest": chosen.policy.digest,
     }
-    here.run_folder.publish(here.store.path(chosen.policy), POLICY_FOLDER)
+    artifact = here.store.path(package)
+    net_of_an_earlier_run = here.run_folder.path / POLICY_FOLDER / "reward"
+    shutil.rmtree(net_of_an_earlier_run, ignore_errors=True)
+    here.run_folder.publish(artifact, POLICY_FOLDER)
+    spec = json.loads((artifact / PACKAGE).read_text(encoding="utf-8"))
+    spec |= {"name": name, "made_with": versions()}
+    here.run_folder.write(f"{POLICY_FOLDER}/{PACKAGE}", json.dumps(spec, indent=1) + "\n")
     here.run_folder.write(f"{POLICY_FOLDER}/{HANDED_OUT}", json.dumps(content, indent=1) + "\n")
     if here.console is not None:
         here.console.print(

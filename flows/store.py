@@ -37,6 +37,7 @@ from flows.artifacts import (
     FileRecord,
     JudgementRef,
     Manifest,
+    PackageRef,
     Policy,
     Predictions,
     RefT,
@@ -49,8 +50,8 @@ from flows.file_digests import FileDigests, digest_path, readable, tree_digest
 from reward_data.errors import ArtifactError
 
 __all__ = [
-    "ArtifactRef", "ArtifactStore", "CaseSet", "Comparison", "Evaluation", "JudgementRef", "Policy", "Predictions",
-    "RefT", "Report", "RewardNet", "RewardSet", "ShapePriorRef", "digest_path",
+    "ArtifactRef", "ArtifactStore", "CaseSet", "Comparison", "Evaluation", "JudgementRef", "PackageRef", "Policy",
+    "Predictions", "RefT", "Report", "RewardNet", "RewardSet", "ShapePriorRef", "digest_path",
 ]  # fmt: skip
 log = logging.getLogger(__name__)
 Builder = Callable[[Path, Path], None]

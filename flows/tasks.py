@@ -76,10 +76,10 @@ def load_checkpoint(ctx: StageContext, checkpoint: UserFile, network: NetworkCon
     from pathlib import Path
 
     from reward_data.case_store import CaseStore
-    from rl4seg.policies import load_policy, save_model, spec_for
+    from rl4seg.policies import load_start, save_model, spec_for
 
     with CaseStore(ctx.path(cases) / "cases.h5") as store:
-        save_model(load_policy(Path(checkpoint.path), spec_for(network, store), ctx.runtime()), ctx.out)
+        save_model(load_start(Path(checkpoint.path), spec_for(network, store), ctx.runtime()), ctx.out)
 
 
 @stage(ShapePriorRef, title="shape prior")

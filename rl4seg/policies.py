@@ -136,7 +136,7 @@ def _difference(wanted: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ..
     return "; ".join(part for part in parts if part)
 
 
-def load_policy(path: Path, spec: ModelSpec, runtime: Runtime) -> Model:
+def load_start(path: Path, spec: ModelSpec, runtime: Runtime) -> Model:
     """A starting policy: a policy folder of this project, or a bare state dict for ``spec.network``.
 
     Raises:

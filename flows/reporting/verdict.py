@@ -106,9 +106,9 @@ def _flag(flag: Mapping[str, Any]) -> Statement:
     """What the trust flag finds where it was chosen."""
     found = "there was none to find" if flag["found"] is None else f"finds {percent(flag['found'])} of them"
     text = (
-        f"Trust flag: masks with a trust below {flag['threshold']:.3f} are flagged, to find those with a mean Dice below "
-        f"{flag['dice_below']:.3f}; chosen on {flag['basis']} ({flag['bad']} of {flag['images']} bad): {found} and flags "
-        f"{percent(flag['flagged'])} of all. On other images it can do worse."
+        f"Trust flag: masks with a trust below {flag['threshold']:.3f} are flagged, to find those with a mean Dice "
+        f"below {flag['dice_below']:.3f}. Chosen on {flag['basis']} ({flag['bad']} of {flag['images']} bad): {found} "
+        f"and flags {percent(flag['flagged'])} of all. On other images it can do worse."
     )
     return Statement(tone="neutral", text=text)
 

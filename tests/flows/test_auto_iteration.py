@@ -91,7 +91,7 @@ def test_another_ppo_setting_runs_ppo_and_what_follows(
     run = workshop.start("undisturbed", "iterations=1", "ppo.entropy=0.1", name="entropy").wait()
     # The control has no entropy bonus: its fine-tuning is asked anew, writes the same bytes, and nothing follows.
     assert run.built() == [
-        "iteration 1 · PPO", "iteration 1 · evaluate", f"{PPO_OFF} · iteration 1 · PPO", "report",
+        "iteration 1 · PPO", "iteration 1 · evaluate", f"{PPO_OFF} · iteration 1 · PPO", "package", "report",
     ]  # fmt: skip
     assert run.digests()["iteration 1 · PPO"] != undisturbed.digests()["iteration 1 · PPO"]
     control = f"{PPO_OFF} · iteration 1 · PPO"
@@ -106,7 +106,8 @@ def test_a_run_starts_from_a_checkpoint_without_source(
     run = workshop.start("undisturbed", *start, f"policy.checkpoint={policy}", name="folder").wait()
     assert list(run.status()) == [
         "import target", "load checkpoint", f"{SOURCE_ONLY} · evaluate", "iteration 1 · predict",
-        "iteration 1 · synthesize", "iteration 1 · reward net", "iteration 1 · PPO", "iteration 1 · evaluate", "report",
+        "iteration 1 · synthesize", "iteration 1 · reward net", "iteration 1 · PPO", "iteration 1 · evaluate",
+        "package", "report",
     ]  # fmt: skip
     loaded = run.artifact("load checkpoint") / "weights.safetensors"
     assert loaded.read_bytes() == (policy / "weights.safetensors").read_bytes()

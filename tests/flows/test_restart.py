@@ -132,5 +132,5 @@ def test_nothing_changes_outside_a_restart(here: StageEnvironment) -> None:
 def test_a_run_from_ppo_at_2(workshop: tiny.Workshop, undisturbed: tiny.Run) -> None:
     again = workshop.start("undisturbed", "from=ppo@2", name="again").wait()
     built = set(again.built())
-    assert built == {"iteration 2 · PPO", "iteration 2 · evaluate", "report"}
+    assert built == {"iteration 2 · PPO", "iteration 2 · evaluate", "package", "report"}
     assert again.digests() == undisturbed.digests()

@@ -8,7 +8,7 @@ from reward_data.errors import ArtifactError, ConfigError
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.networks import norm_parameter_names
-from rl4seg.policies import ModelSpec, TorchSegmenter, load_model, load_policy, new_model, save_model
+from rl4seg.policies import ModelSpec, TorchSegmenter, load_model, load_start, new_model, save_model
 from rl4seg.runtime import start
 
 NETWORK = NetworkConfig(features=(4, 4, 8, 8, 8, 4))
@@ -34,14 +34,14 @@ def test_checkpoint_of_another_architecture(tmp_path: Path) -> None:
     torch.save(new_model(SPEC, 1).network.state_dict(), tmp_path / "p.pt")
     other = SPEC.model_copy(update={"network": NETWORK.model_copy(update={"features": (4, 4, 8, 8, 16, 4)})})
     with pytest.raises(ArtifactError, match=r"another architecture.*of other shape.*Set policy.network"):
-        load_policy(tmp_path / "p.pt", other, RUNTIME)
-    assert load_policy(tmp_path / "p.pt", SPEC, RUNTIME).num_classes == 3
+        load_start(tmp_path / "p.pt", other, RUNTIME)
+    assert load_start(tmp_path / "p.pt", SPEC, RUNTIME).num_classes == 3
 
 
 def test_checkpoint_of_another_task(tmp_path: Path) -> None:
     save_model(new_model(SPEC, 1), tmp_path / "p")
     with pytest.raises(ConfigError, match=r"class_names.*background.*the data has"):
-        load_policy(
+        load_start(
             tmp_path / "p", SPEC.model_copy(update={"class_names": ("background", "nucleus", "x")}), RUNTIME
         )
 
@@ -51,13 +51,13 @@ def test_unreadable_checkpoints(tmp_path: Path, content: bytes) -> None:
     for name in ("p.pt", "p.safetensors"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ArtifactError, match=name):
-            load_policy(tmp_path / name, SPEC, RUNTIME)
+            load_start(tmp_path / name, SPEC, RUNTIME)
 
 
 def test_code_in_a_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": PurePosixPath("x")}, tmp_path / "p.pt")
     with pytest.raises(ArtifactError, match="more than plain tensors"):
-        load_policy(tmp_path / "p.pt", SPEC, RUNTIME)
+        load_start(tmp_path / "p.pt", SPEC, RUNTIME)
 
 
 def test_perturbed_changes_a_copy_only_and_spares_normalisation() -> None:

@@ -1,0 +1,68 @@
+"""Export a model package: read it, write the form asked for, check it against the policy, and only then keep it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from reward_data.errors import ConfigError
+from rl4seg.configs.runtime import RuntimeConfig
+from rl4seg.export.bundle import export_bundle
+from rl4seg.export.bundle_check import MODELS
+from rl4seg.export.details import ExportDetails
+from rl4seg.export.folder import MARK, export_folder
+from rl4seg.export.onnx_graph import export_onnx, require_onnx
+from rl4seg.export.torchscript import export_torchscript
+from rl4seg.export.verification import TOLERANCE, Verification
+from rl4seg.package import PACKAGE, ModelPackage, load_package
+from rl4seg.runtime import start
+
+Exporter = Callable[[ModelPackage, Path, ExportDetails], Verification]
+FORMATS: dict[str, Exporter] = {
+    "bundle": export_bundle,
+    "torchscript": export_torchscript,
+    "onnx": export_onnx,
+}
+
+
+def find_package(source: Path) -> Path:
+    """The package folder of a run (its ``policy/``) or of a bundle (its ``models/``), or the folder itself."""
+    inside = [folder for folder in (source / "policy", source / MODELS) if folder.is_dir()]
+    return source if (source / PACKAGE).is_file() or not inside else inside[0]
+
+
+def export_package(
+    source: Path, out: Path, form: str, force: bool = False, details: ExportDetails | None = None
+) -> Verification:
+    """Write ``out``, whole and checked, or nothing.
+
+    Args:
+        source: a run folder, a package folder or an exported bundle.
+        form: bundle, torchscript or onnx.
+        force: replace an earlier export in ``out``; what is no export is never replaced.
+
+    Raises:
+        ConfigError: the form is unknown, a package for it is not installed, or ``out`` is taken.
+        ArtifactError: ``source`` holds no model package, ``out`` cannot be written, or the export predicts something
+            else than the policy.
+    """
+    if form not in FORMATS:
+        raise ConfigError(f"format {form!r}, wanted one of {', '.join(FORMATS)}")
+    if form == "onnx":
+        require_onnx()
+    with export_folder(out, force) as folder:
+        runtime = start(RuntimeConfig(device="cpu", precision="float32", threads=torch.get_num_threads()))
+        package = load_package(find_package(source), runtime)
+        found = FORMATS[form](package, folder, details or ExportDetails())
+        content = {
+            "format": form,
+            "name": package.spec.name,
+            "iteration": package.spec.iteration,
+            "tolerance": TOLERANCE,
+            "verification": found.model_dump(),
+        }
+        (folder / MARK).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return found
