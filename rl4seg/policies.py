@@ -68,6 +68,7 @@ def save_model(model: Model, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
     save_file(state, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors keeps its files to their owner; a package is to be shared
     (folder / SPEC).write_text(model.spec.model_dump_json(indent=2) + "\n")
 
 

@@ -45,7 +45,7 @@ def metadata(package: ModelPackage, details: ExportDetails) -> dict[str, Any]:
         "image_classes": f"{package.model.spec.in_channels} channel(s), intensity scaled to [0, 1]",
         "label_classes": _classes(package),
         "pred_classes": _classes(package),
-        "eval_metrics": figures(spec.training),
+        "eval_metrics": figures(spec.training.get("figures", {})),
         "intended_use": details.intended_use,
         "references": REFERENCES,
         "network_data_format": _data_format(package, details),
@@ -61,13 +61,18 @@ def metadata(package: ModelPackage, details: ExportDetails) -> dict[str, Any]:
     }
 
 
-def figures(training: Any, prefix: str = "") -> dict[str, float]:
-    """The numbers in a summary, by the path to them: {"test": {"dice": .8}} -> {"test.dice": .8}."""
-    if isinstance(training, dict):
-        parts = [figures(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in training.items()]
+def figures(measured: Any, prefix: str = "") -> dict[str, float]:
+    """The numbers of a summary, by the path to them; a pair is mean and standard deviation over cases.
+
+    {"dice": {"lv": [.8, .1]}, "validity": .9} -> {"dice.lv": .8, "dice.lv.sd": .1, "validity": .9}
+    """
+    if isinstance(measured, dict):
+        parts = [figures(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in measured.items()]
         return {name: value for part in parts for name, value in part.items()}
-    is_number = isinstance(training, int | float) and not isinstance(training, bool)
-    return {prefix: training} if is_number else {}
+    if isinstance(measured, list | tuple) and len(measured) == 2:
+        return figures(measured[0], prefix) | figures(measured[1], f"{prefix}.sd")
+    is_number = isinstance(measured, int | float) and not isinstance(measured, bool)
+    return {prefix: measured} if is_number else {}
 
 
 def required_packages(package: ModelPackage) -> dict[str, str]:

@@ -25,10 +25,10 @@ from reward_data.geometry import channels_to_native, restore_probabilities
 from reward_data.native import NIFTI_ENDINGS, NativeImage, usable_sizes
 from reward_data.nifti import read, write_like
 from reward_data.preprocess import preprocess
+from reward_data.trust import expected_dice
 from reward_data.types import Case, Float32
 from rl4seg.calibration import calibrated_probability
 from rl4seg.networks import SegmentationNetwork
-from rl4seg.sight import expected_dice
 
 COLUMNS = ("file", "frame", "trust", "flagged", "mask", "error_map", "problem")
 

@@ -87,7 +87,7 @@ def test_metadata_says_what_the_model_is(exported: Path) -> None:
     assert {*mandatory.split(), *versions.split()} <= found.keys()  # MONAI Bundle Specification
     assert found["labels"] == {"0": "background", "1": "grey", "2": "bright"}
     assert found["license"] == "CC0-1.0"
-    assert found["eval_metrics"] == {"source.cases": 20, "figures.dice_mean": 0.75}
+    assert found["eval_metrics"] == {"dice_mean": 0.75, "dice_mean.sd": 0.1, "validity": 0.5}
     assert found["network_data_format"]["inputs"]["image"]["modality"] == "US"
     assert found["network_data_format"]["outputs"]["pred"]["channel_def"]["2"] == "bright"
     assert "diagnosis" in found["intended_use"]
