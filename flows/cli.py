@@ -22,8 +22,10 @@ app = typer.Typer(
 anatomy = typer.Typer(
     help="Check masks against anatomical rules, or fit the rules' thresholds.", no_args_is_help=True
 )
+data = typer.Typer(help="Look at a dataset.", no_args_is_help=True)
 app.add_typer(operations)
 app.add_typer(anatomy, name="anatomy")
+app.add_typer(data, name="data")
 app.add_typer(review, name="review")
 
 Overrides = Annotated[
@@ -31,6 +33,7 @@ Overrides = Annotated[
     typer.Argument(help="key=value, e.g. seed=1 ppo.epochs=2 target.path=DIR; from=ppo@2 runs stages anew."),
 ]
 Run = Annotated[Path, typer.Argument(help="A run folder, e.g. runs/demo.")]
+Model = Annotated[Path, typer.Argument(help="A run, a model package (RUN/policy) or an exported bundle.")]
 Folder = Annotated[Path, typer.Argument(help="nnU-Net raw folder, or folder of label files.")]
 Rules = Annotated[str, typer.Option(help="A shipped rule set (lv_myo, lv_myo_public) or a YAML file.")]
 Merge = Annotated[list[str] | None, typer.Option(help="Native label merged into a class, e.g. --merge 3=0.")]
@@ -180,25 +183,81 @@ def report(run_folder: Run) -> None:
 
 
 @app.command()
-def evaluate(
-    run_folder: Run,
-    dataset: Annotated[
-        str | None, typer.Argument(help="Labelled or unlabelled data; default: the run's target.")
+def predict(
+    model: Model,
+    images: Annotated[
+        Path, typer.Argument(help="An image, a folder of images, or a CSV with a column image.")
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder of the results; a half-done one is gone on with.")],
+    save: Annotated[
+        str, typer.Option(help="What is written beside tables: any of masks, errors, overlays.")
+    ] = "masks,errors,overlays",
+    tta: Annotated[
+        int, typer.Option(min=0, max=256, help="Test-time augmentation: changed copies per image.")
+    ] = 0,
+    tto: Annotated[
+        int, typer.Option(min=0, max=100, help="Test-time optimisation of invalid masks: rounds.")
+    ] = 0,
+    window: Annotated[str, typer.Option(help="Large images: auto, none (shrink) or sliding.")] = "auto",
+    scale: Annotated[
+        float | None, typer.Option(min=0, help="Network pixels per image pixel, with --window sliding.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for cases.csv and summary.json.")] = None,
+    post_process: Annotated[
+        bool, typer.Option("--post-process", help="Keep the largest piece of every class, fill holes.")
+    ] = False,
     iteration: Annotated[
-        int | None, typer.Option(min=0, help="Iteration of the loop, 0 = source; default: handed out.")
+        int | None, typer.Option(min=0, help="Of a run, 0 = source; default: handed out.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 16,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove results of another model or other options in OUTPUT.")
+    ] = False,
+) -> None:
+    """Predict image files: masks, error maps, trust, pictures, a table and a contact sheet."""
+    from flows.predict.command import predict as predict_images
+    from flows.predict.request import request_from
+
+    failed = predict_images(
+        request_from(
+            model, images, output, save=save, tta=tta, tto=tto, window=window, scale=scale, post_process=post_process,
+            iteration=iteration, device=device, precision=precision, batch_size=batch_size, threads=threads,
+            overwrite=overwrite,
+        )
+    )  # fmt: skip
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="nnU-Net folder, images/ with labels/, or CSV; default: the run's target."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="key=value of the dataset, e.g. 'group_pattern=^(patient\\d+)' spacing_known=false."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the result; default: RUN/evaluation.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=0, help="Of a run, 0 = source; default: handed out.")
     ] = None,
 ) -> None:
-    """Score a run's policy on a dataset: Dice, distances, validity, per case and in sum."""
+    """Score a model: Dice, distances, validity, calibration and trust, per case and in sum, with intervals."""
     from flows.evaluate_run import evaluate_run
 
-    evaluate_run(run_folder, dataset, out, iteration)
+    evaluate_run(model, dataset, out, iteration, overrides or [])
 
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(help="A run, its policy/ folder, or an exported bundle.")],
+    model: Model,
     out: Annotated[Path, typer.Argument(help="Folder to create.")],
     form: Annotated[str, typer.Option("--format", help="bundle, torchscript or onnx.")] = "bundle",
     force: Annotated[bool, typer.Option(help="Replace an earlier export.")] = False,
@@ -211,7 +270,7 @@ def export(
     from flows.export import export_run
 
     details = {"authors": authors, "licence": licence, "modality": modality, "intended_use": intended_use}
-    export_run(run_folder, out, form, force, details)
+    export_run(model, out, form, force, details)
 
 
 @app.command()
@@ -259,3 +318,20 @@ def fit(
     from flows.anatomy_tables import fit_rules
 
     fit_rules(folder, rules, merge or [], acceptance, margin, out)
+
+
+@data.command("class-stats")
+def class_stats(
+    folder: Folder,
+    names: Annotated[str | None, typer.Option(help="Classes in order, e.g. background,lv,myo.")] = None,
+    merge: Merge = None,
+    smooth: Annotated[
+        float, typer.Option(min=0, help="Added to every frequency before it is inverted.")
+    ] = 0.1,
+    ignore_index: Annotated[int | None, typer.Option(help="Native label that counts nowhere.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write .yaml or .json.")] = None,
+) -> None:
+    """Class frequencies and class weights of a folder of labels."""
+    from flows.class_statistics import print_class_statistics
+
+    print_class_statistics(folder, names, merge, smooth, ignore_index, out)

@@ -1,118 +1,175 @@
-"""`rl4seg evaluate`: score a run's policy on the run's target or on another dataset."""
+"""`rl4seg evaluate`: a model on a data set, labelled or not: figures per case and in sum, and a page."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from flows.config import AutoIterationConfig
-from flows.config_loader import load_config
+from flows.config_loader import dump_config, load_config
 from flows.console import console
-from flows.remote_store import open_store
-from flows.reporting.data import MAIN, EvaluationRow
-from flows.reporting.tables import result_table
-from flows.run_folder import StageRow, read_status
-from flows.stop import HANDED_OUT, POLICY_FOLDER
-from flows.store import ArtifactStore, Policy
-from reward_data.errors import ArtifactError
+from flows.models import check_model, is_run, model_digest, open_model, run_config
+from flows.predict.folder import write_text
+from flows.progress import StageProgress
+from flows.run_folder import versions
+from reward_data.errors import ConfigError
 from reward_data.readers import DatasetConfig
+from rl4seg.configs.runtime import RuntimeConfig
 
-CONFIG = "config.yaml"
+if TYPE_CHECKING:
+    from rl4seg.package import ModelPackage
+    from rl4seg.predictor import Predictor
+    from rl4seg.scored_cases import ScoredCase
+
+FOLDER, CASES, FIGURES, PAGE = "evaluation", "cases.csv", "evaluation.json", "evaluation.html"
 
 
-def evaluate_run(run_folder: Path, dataset: str | None, out: Path | None, iteration: int | None) -> Path:
-    """Score the policy of ``iteration`` (default: the one handed out) and write ``cases.csv`` and ``summary.json``.
+@dataclass(frozen=True)
+class _Plan:
+    """What is scored, and how: the data, unions of classes that are measured too, machine."""
 
-    Another ``dataset`` is taken as more of the run's target: its labels, spacing and simulated ``shift`` hold for it.
+    target: DatasetConfig
+    unions: Mapping[str, Sequence[str]]
+    runtime: RuntimeConfig
 
-    Returns the folder written: ``out``, or ``evaluation`` inside the run folder.
+
+def evaluate_run(
+    model: Path,
+    dataset: str | None,
+    out: Path | None,
+    iteration: int | None,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Score a model, and write ``cases.csv``, ``evaluation.json`` and ``evaluation.html``.
+
+    Test images are scored where the data set has some, else its validation images, else all.
+
+    Args:
+        model: a run, a model package or an exported bundle.
+        dataset: what is scored; None: the run's target. Of a run, another one is taken as more of its target: labels,
+            spacing and simulated ``shift`` of the target hold for it; it is not split.
+        out: folder written; None: ``evaluation`` in the run folder.
+        iteration: of a run; None: the policy handed out.
+        overrides: ``key=value`` of the data set, such as ``group_pattern=^(patient\\d+)``.
+
+    Returns the folder written.
 
     Raises:
-        ArtifactError: there is no such run, or it has no such policy.
-        DataError: the dataset cannot be read.
+        ArtifactError: there is no such model.
+        ConfigError: something is missing, or an override is wrong.
+        DataError: the data set cannot be read.
     """
-    if not (run_folder / CONFIG).is_file():
-        raise ArtifactError(f"{run_folder}: no {CONFIG} here; give the folder of a run, e.g. runs/NAME")
-    config = load_config(str(run_folder / CONFIG), [], AutoIterationConfig)
-    number, policy = find_policy(run_folder, open_store(config.store_folder, config.store_url), iteration)
-    target = config.target
-    if dataset is not None:
-        target = target.model_copy(update={"path": dataset, "format": "auto", "phantom": None})
-    folder = out or run_folder / "evaluation"
-    row = _score(config, target, policy, folder).model_copy(update={"iteration": number})
-    console().print(result_table((row,), "mm" if target.spacing_known else "px (spacing unknown)"))
-    console().print(f"per case: {folder / 'cases.csv'}", highlight=False, soft_wrap=True)
+    check_model(model, iteration)
+    folder = out or (model / FOLDER if is_run(model) else None)
+    if folder is None:
+        raise ConfigError(f"{model}: is no run, so there is no place for the result; give --out FOLDER")
+    from rl4seg.runtime import start
+
+    plan = _plan(model, dataset, overrides)
+    runtime = start(plan.runtime)
+    package = open_model(model, iteration, runtime)
+    plan = plan if is_run(model) else _for_package(plan, package, overrides)
+    from rl4seg.predictor import Predictor
+
+    scored, split = _scored(Predictor(package, runtime), plan)
+    content = _content(package, plan, scored, split)
+    _write(folder, scored, content)
+    from flows.reporting.evaluation import print_result
+
+    print_result(content)
+    console().print(f"page: {folder / PAGE}", highlight=False, soft_wrap=True)
     return folder
 
 
-def find_policy(run_folder: Path, store: ArtifactStore, iteration: int | None) -> tuple[int, Path]:
-    """(iteration, folder) of a run's policy; 0 is the source policy, None asks for the one handed out.
+def _plan(model: Path, dataset: str | None, overrides: Sequence[str]) -> _Plan:
+    if not is_run(model):
+        if dataset is None:
+            raise ConfigError(f"{model}: is no run, so there is no target to score it on; give a DATASET")
+        return _Plan(DatasetConfig(path=dataset, domain="target", **_UNSPLIT), {}, RuntimeConfig())
+    config = run_config(model)
+    target = config.target
+    if dataset is not None and dataset != target.path:
+        target = target.model_copy(update={"path": dataset, "format": "auto", "phantom": None, **_UNSPLIT})
+    return _Plan(overridden(target, overrides), config.evaluation.unions, config.runtime)
 
-    A run that has not come to its end has handed out nothing: its last policy stands for it.
+
+_UNSPLIT: dict[str, Any] = {"validation_fraction": 0.0, "test_fraction": 0.0}
+
+
+def _for_package(plan: _Plan, package: ModelPackage, overrides: Sequence[str]) -> _Plan:
+    """Classes and their merges, and whether pixel sizes count, are those of the package."""
+    known = {"labels": package.spec.labels, "spacing_known": package.spec.spacing_known}
+    return _Plan(overridden(plan.target.model_copy(update=known), overrides), plan.unions, plan.runtime)
+
+
+def overridden(target: DatasetConfig, overrides: Sequence[str]) -> DatasetConfig:
+    """The data set with ``key=value`` applied.
 
     Raises:
-        ArtifactError: the run has not come that far, or its artifact is gone.
+        ConfigError: as `flows.config_loader.load_config`.
     """
-    found: dict[int, StageRow] = {}
-    for row in read_status(run_folder):
-        if row.kind == "Policy" and row.digest:
-            if row.label in ("source training", "load checkpoint"):
-                found[0] = row
-            elif row.label.startswith("iteration "):
-                found[int(row.label.split()[1])] = row
-    chosen = iteration
-    if chosen is None:
-        chosen = handed_out_iteration(run_folder, {number: row.key for number, row in found.items()})
-    if chosen not in found:
-        raise ArtifactError(
-            f"{run_folder}: no policy of iteration {chosen}; there are {sorted(found) or 'none yet'}"
-        )
-    artifact = store.lookup(found[chosen].key, Policy)
-    if artifact is None:
-        raise ArtifactError(
-            f"{run_folder}: the policy of iteration {chosen} is gone from the store; run the config again"
-        )
-    return chosen, store.path(artifact)
+    if not overrides:
+        return target
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "dataset.yaml"
+        path.write_text(dump_config(target), encoding="utf-8")
+        try:
+            return load_config(str(path), list(overrides), DatasetConfig)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace(str(path), "of the dataset")) from error
 
 
-def handed_out_iteration(run_folder: Path, policies: Mapping[int, str]) -> int:
-    """The iteration that a run has handed out, else the last; ``policies``: iteration -> key, as far as it has come."""
-    file = run_folder / POLICY_FOLDER / HANDED_OUT
-    if file.is_file():
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if (
-            policies.get(content["iteration"]) == content["key"]
-        ):  # else it is left from an earlier run of the name
-            return int(content["iteration"])
-    return max(policies, default=0)
-
-
-def _score(config: AutoIterationConfig, target: DatasetConfig, policy: Path, folder: Path) -> EvaluationRow:
+def _scored(predictor: Predictor, plan: _Plan) -> tuple[list[ScoredCase], str]:
+    """The figures of all cases, and of which split they are."""
     from reward_data.case_store import CaseStore, import_cases
     from reward_data.readers import count_cases, read_cases
-    from rl4seg.configs.evaluation import ARGMAX
-    from rl4seg.evaluate import Evaluator, evaluate, held_out
-    from rl4seg.policies import load_model
-    from rl4seg.runtime import start
+    from rl4seg.evaluate import held_out
+    from rl4seg.scored_cases import score_cases
 
-    runtime = start(config.runtime)
-    model = load_model(policy, runtime)
+    spec, total = predictor.spec, count_cases(plan.target)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "cases.h5"
-        import_cases(read_cases(target), count_cases(target), config.preprocess, target.labels, path)
-        folder.mkdir(parents=True, exist_ok=True)
-        with CaseStore(path) as store:
-            evaluator = Evaluator(
-                model, model, None, config.rule_set(), store, config.evaluation, ARGMAX, runtime
-            )
-            summary = evaluate(evaluator, held_out(store), folder)
-    names = ("cases", "dice", "dice_mean", "validity", "violations", "entropy")
-    values = {name: summary[name] for name in names} | {
-        "hd95": summary["hd95_mean"],
-        "hd": summary["hd_mean"],
+        with StageProgress("reading", console()) as progress:
+            import_cases(read_cases(plan.target), total, spec.preprocess, plan.target.labels, path, progress)
+        with CaseStore(path) as store, StageProgress("scoring", console()) as progress:
+            indices = held_out(store)
+            splits = {store.splits[int(index)] for index in indices}
+            split = splits.pop() if len(splits) == 1 and len(indices) < len(store) else "all"
+            return score_cases(predictor, store, indices, plan.unions, progress), split
+
+
+def _content(package: ModelPackage, plan: _Plan, scored: Sequence[ScoredCase], split: str) -> dict[str, Any]:
+    from rl4seg.evaluation_figures import evaluation_figures
+
+    spec = package.spec
+    known = plan.target.spacing_known and all(None not in case.areas.values() for case in scored)
+    about = {
+        "model": {"name": spec.name, "iteration": spec.iteration, "digest": model_digest(package)},
+        "dataset": plan.target.path or plan.target.format,
+        "split": split,
+        "unit": "mm" if known else "px (spacing unknown)",
+        "trusted_by": "softmax" if package.reward is None else "calibrated reward x softmax",
+        "versions": versions(),
     }
-    return EvaluationRow.model_validate(
-        {"arm": MAIN, "iteration": 0, "labelled": bool(summary["labelled"]), **values}
+    return about | evaluation_figures(scored, spec.labels.names[1:], spec.trust)
+
+
+def _write(folder: Path, scored: Sequence[ScoredCase], content: Mapping[str, Any]) -> None:
+    from flows.reporting.evaluation import render
+
+    classes = list(scored[0].areas)
+    rows = [case.row(classes) for case in scored]
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(
+        table, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n"
     )
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / CASES, table.getvalue())
+    write_text(folder / FIGURES, json.dumps(content, indent=1) + "\n")
+    write_text(folder / PAGE, render(content, rows))

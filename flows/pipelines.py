@@ -90,6 +90,15 @@ PIPELINES = (
         shown_by="flows.launch:show_comparison",
         preset="ablate/demo",
     ),
+    Pipeline(
+        name="reward-tuning",
+        flow_at="flows.reward_tuning:reward_tuning",
+        config_at="flows.reward_tuning_config:RewardTuningConfig",
+        checked_by="flows.reward_tuning_config:check",
+        result="tuning.json",
+        shown_by="flows.reporting.tuning:show_tuning",
+        preset="reward_tuning/demo",
+    ),
 )
 
 

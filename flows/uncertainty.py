@@ -11,7 +11,7 @@ from pathlib import Path
 from flows.config import AutoIterationConfig
 from flows.config_loader import load_config
 from flows.console import console
-from flows.evaluate_run import CONFIG, find_policy
+from flows.models import CONFIG, find_policy
 from flows.remote_store import open_store
 from flows.run_folder import StageRow, read_status
 from flows.stages import StageEnvironment, environment

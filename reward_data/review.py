@@ -20,7 +20,7 @@ from reward_data.errors import ArtifactError, DataError
 from reward_data.expert import DECISIONS, Decision
 from reward_data.formats import NIFTI_ENDINGS
 from reward_data.review_files import Grid, labels_digest, read_returned, write_volume
-from reward_data.types import Config, Float32, Float64, Int64, UInt8
+from reward_data.types import Config, Float64, Int64, UInt8
 
 MASKS, CASES, EXPORT, README, SHEET = "masks", "cases.csv", "export.json", "README.txt", "contact_sheet.png"
 COLUMNS = ("case", "file", "trust", "valid", "violated", "decision", "note")
@@ -56,15 +56,6 @@ class ReviewConfig(Config):
 # --- which cases -----------------------------------------------------------------------------------------------------
 
 
-def trust_of(correct: Float32, masks: UInt8) -> Float64:
-    """Mean probability of being right over each mask's foreground; 0 for an empty mask. Shape: (n, *S) both -> (n,)."""
-    n = len(masks)
-    foreground = (masks > 0).reshape(n, -1)
-    sums = np.where(foreground, correct.reshape(n, -1), 0).sum(1, dtype=np.float64)
-    trust: Float64 = sums / np.maximum(foreground.sum(1), 1)
-    return trust
-
-
 def choose_cases(
     trust: Float64, groups: Sequence[str], config: ReviewConfig, rng: np.random.Generator
 ) -> Int64:
@@ -91,7 +82,7 @@ class ExportedCase(Config):
     case: str = Field(description="Case id.")
     file: str = Field(description="Name of its files, without ending.")
     trust: float = Field(
-        description="Mean probability of being right (calibrated reward x softmax) over its mask, in [0, 1]."
+        description="Trust in its mask, in [0, 1]: the Dice that its error map lets expect, see `reward_data.trust`."
     )
     violated: tuple[str, ...] = Field(default=(), description="Rules that its mask breaks.")
     grid: Grid = Field(description="Its native grid.")

@@ -22,6 +22,7 @@ from reward_data.anatomy import RuleSet, violations
 from reward_data.case_store import CaseStore
 from reward_data.errors import ConfigError, DataError
 from reward_data.post_processing import post_process
+from reward_data.trust import expected_dice
 from reward_data.types import Bool, Float32, Int64, Progress, UInt8, no_progress
 from rl4seg.calibration import calibrated_probability
 from rl4seg.configs.evaluation import Decision, EvaluationConfig, Split
@@ -36,12 +37,17 @@ BINS = 20
 
 @dataclass
 class CaseScore:
-    """The figures of one case; dice, hd and hd95 are empty without a label."""
+    """The figures of one case; dice, hd and hd95 are empty without a label.
+
+    ``trust``: see `reward_data.trust`; ``mean_reward`` and ``confidence`` are means over all pixels, which background
+    makes high: how training went, not how good the mask is.
+    """
 
     case_id: str
     group: str
     valid: bool
     violated: tuple[str, ...]
+    trust: float
     mean_reward: float | None
     entropy: float
     kl: float
@@ -70,6 +76,7 @@ class CaseScore:
             "violated": ";".join(self.violated),
         }
         flat |= {
+            "trust": self.trust,
             "mean_reward": self.mean_reward,
             "confidence": self.confidence,
             "entropy": self.entropy,
@@ -150,7 +157,8 @@ class Evaluator:
         reward_logits = None if self.reward is None else self.reward.logits(images, masks[:, None])[:, 0]
         entropy, kl = categorical_entropy(logits), categorical_kl(logits, logits_ref)
         belief = None if reward_logits is None else self._probability(reward_logits)
-        trust = confidence if belief is None else belief * confidence
+        right = confidence if belief is None else belief * confidence
+        errors: Float32 = (1 - right).float().cpu().numpy()
         self._calibration(indices, arrays, confidence, reward_logits)
         soft = probabilities.cpu().numpy()
         scores = [
@@ -158,12 +166,13 @@ class Evaluator:
                 int(i),
                 arrays[b],
                 soft[b],
+                expected_dice(errors[b], arrays[b]),
                 None if belief is None else float(belief[b].mean()),
                 (float(entropy[b].mean()), float(kl[b].mean()), float(confidence[b].mean())),
             )
             for b, i in enumerate(indices)
         ]
-        return scores, arrays, (1 - trust).cpu().numpy()
+        return scores, arrays, errors
 
     def _masks(self, logits: Tensor) -> UInt8:
         """The masks that are judged. Shape: (B, K, *S) -> (B, *S)."""
@@ -197,6 +206,7 @@ class Evaluator:
         index: int,
         mask: UInt8,
         soft: Float32,
+        trust: float,
         reward: float | None,
         signals: tuple[float, float, float],
     ) -> CaseScore:
@@ -209,6 +219,7 @@ class Evaluator:
             self.store.groups[index],
             not broken,
             names,
+            trust,
             reward,
             entropy,
             kl,
@@ -319,6 +330,7 @@ def summarise(scores: list[CaseScore], evaluator: Evaluator) -> dict[str, object
         "hd_mean": over_classes("hd"),
         "hd95_mean": over_classes("hd95"),
         "validity": float(np.mean([s.valid for s in scores])),
+        "trust": float(np.mean([s.trust for s in scores])),
         "violations": dict(sorted(Counter(rule for s in scores for rule in s.violated).items())),
         "mean_reward": float(np.mean(rewards)) if rewards else None,
         "entropy": float(np.mean([s.entropy for s in scores])),

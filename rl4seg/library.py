@@ -19,7 +19,7 @@ POLICY, MODELS = "policy", "models"
 
 
 def package_folder(path: Path | str) -> Path:
-    """The model package that is meant: the folder itself, ``policy/`` of a run, or ``models/`` of an exported bundle."""
+    """The model package that is meant: the folder itself, ``policy/`` of a run, or ``models/`` of an export."""
     folder = Path(path)
     places = (folder, folder / POLICY, folder / MODELS)
     return next((place for place in places if (place / PACKAGE).is_file()), folder)

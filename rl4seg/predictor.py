@@ -41,7 +41,7 @@ class CaseResult:
     """What is known about one image. Shapes: S is the native shape.
 
     ``mask`` (*S) classes; ``error`` (*S) in [0, 1], the probability that the mask's pixel is wrong; ``trust`` in
-    [0, 1], the Dice that the error map lets expect (`rl4seg.sight.expected_dice`), 0 for an empty mask; ``violated``
+    [0, 1], the Dice that the error map lets expect (`reward_data.trust`), 0 for an empty mask; ``violated``
     the rules that the mask breaks on the network's grid; ``areas`` class name -> mm2 (mm3 in 3-D) on the native grid,
     None where the pixel size is unknown; ``flagged`` None where the model has no flag; ``rounds`` of test-time
     optimisation that made the mask; ``trusted_by`` what trust and error map are made of.
@@ -168,7 +168,10 @@ class Predictor:
             yield from (places[start : start + size] for start in range(0, len(places), size))
 
     def _look(self, images: torch.Tensor, windowed: bool) -> list[Sight]:
-        return look(self.package, images, self.options, windowed, self.runtime)
+        """An image alone goes through as two: for one, torch takes CPU kernels that round otherwise than for many."""
+        alone = len(images) == 1 and not windowed and images.device.type == "cpu"
+        inputs = images.repeat(2, *[1] * (images.ndim - 1)) if alone else images
+        return look(self.package, inputs, self.options, windowed, self.runtime)[: len(images)]
 
     def _optimised(self, prepared: Prepared, sight: Sight) -> Sight:
         """The sight itself where no check fails, or where windows slide: PPO needs the whole image at once."""

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from reward_data.post_processing import post_process
+from reward_data.trust import expected_dice
 from reward_data.types import Float32, UInt8
 from rl4seg.calibration import calibrated_probability
 from rl4seg.configs.predict import PredictConfig
@@ -20,8 +20,6 @@ from rl4seg.reward_net import RewardModel, reward_input
 from rl4seg.runtime import Runtime
 from rl4seg.sampled_predictions import augmented, probabilities_of
 from rl4seg.windows import through_windows
-
-MARGIN = 0.15  # of the mask's size: how far around it the expected errors count
 
 
 class Sight(NamedTuple):
@@ -38,29 +36,8 @@ class Sight(NamedTuple):
 
     @property
     def trust(self) -> float:
-        """See `expected_dice`."""
+        """See `reward_data.trust.expected_dice`."""
         return expected_dice(self.error, self.mask)
-
-
-def expected_dice(error: Float32, mask: UInt8) -> float:
-    """Trust in a mask: the Dice of its foreground that its error map lets expect, in [0, 1]; 0 for an empty mask.
-
-    With w pixels expected to be wrong in the mask of n pixels and around it, Dice = 1 - (false positives + false
-    negatives) / (|mask| + |truth|) is about 1 - w / 2n. Around: within `MARGIN` n^(1/dimensions) pixels; what the
-    policy has missed lies there, and the mean over the mask alone (`reward_data.review.trust_of`) does not see it. On
-    test images AUROC of a mean Dice below .7: .92 against .81 (phantom), .83 against .75 (shifted A2C).
-    Shape: (*G) both.
-    """
-    pixels = int(np.count_nonzero(mask))
-    if pixels == 0:
-        return 0.0
-    reach = max(1, round(MARGIN * pixels ** (1 / mask.ndim)))
-    box = tuple(
-        slice(max(0, int(places.min()) - reach), int(places.max()) + reach + 1) for places in np.nonzero(mask)
-    )
-    near = ndimage.maximum_filter((mask[box] > 0).view(np.uint8), 2 * reach + 1)
-    wrong = float(np.dot(near.ravel().astype(np.float32), error[box].ravel()))
-    return max(0.0, 1.0 - wrong / (2 * pixels))
 
 
 @torch.no_grad()
@@ -120,7 +97,7 @@ def _masks(probabilities: Tensor, clean: bool) -> Tensor:
 
 
 def largest(values: Tensor) -> Tensor:
-    """``argmax(1)``, for which torch takes a third of a network's time where there are few classes; of equals the first.
+    """``argmax(1)``, for which torch takes a third of a network's time where classes are few; of equals the first.
 
     Shape: (B, K, *S) -> (B, *S) int64.
     """

@@ -1,4 +1,4 @@
-"""How far each predicted mask can be trusted: calibrated reward x softmax, over the mask's foreground.
+"""How far each mask of a review can be trusted: the Dice that calibrated reward x softmax lets expect.
 
 The product is better calibrated and ranks images better than the reward alone; see `rl4seg.evaluate` and the README.
 """
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from reward_data.case_store import CaseStore
-from reward_data.review import trust_of
+from reward_data.trust import expected_dice
 from reward_data.types import Float32, Float64, Int64, Progress, UInt8, no_progress
 from rl4seg.policies import Model, TorchSegmenter
 from rl4seg.reward_net import RewardModel
@@ -34,7 +34,7 @@ def mask_trust(
     masks: Callable[[Int64], UInt8],
     progress: Progress = no_progress,
 ) -> Float64:
-    """Mean probability of being right over the foreground of the masks of some cases, 0 where empty. Shape: (n,).
+    """Trust in the masks of some cases, see `reward_data.trust.expected_dice`. Shape: (n,).
 
     ``masks`` gives the masks (b, *S) of places (b,) in ``indices``; it is asked for one batch at a time.
     """
@@ -44,7 +44,8 @@ def mask_trust(
         places = np.arange(start, min(start + runtime.batch_size, len(indices)))
         some = masks(places)
         probabilities = segmenter.probabilities(store.images(indices[places]))
-        trust[places] = trust_of(_belief(reward, store, indices[places], some, probabilities), some)
+        errors = np.float32(1) - _belief(reward, store, indices[places], some, probabilities)
+        trust[places] = [expected_dice(error, mask) for error, mask in zip(errors, some, strict=True)]
         progress(start + len(places), len(indices))
     return trust
 

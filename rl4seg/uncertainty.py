@@ -1,7 +1,8 @@
 """Compare ways to be sure: every method of a `Panel` on the same labelled held-out cases.
 
 Calibration is measured per pixel where mask or truth is foreground (and, beside it, on all pixels), on the network's
-grid; the image's Dice on the native grid, as `evaluate` does. Files: ``uncertainty.json``, ``cases.csv``, ``shown.h5``.
+grid; the image's Dice on the native grid, as `evaluate` does. Every map becomes an image score in the same way, by
+`reward_data.trust.expected_dice`. Files: ``uncertainty.json``, ``cases.csv``, ``shown.h5``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from rl4seg.uncertainty_statistics import (
 )
 
 BOOTSTRAP = 43  # branch of the seed tree
-SCHEMA = 1
+SCHEMA = 2
 
 
 def measure(
@@ -150,7 +151,7 @@ def _rows(panel: Panel) -> list[tuple[str, str]]:
     for name, note in panel.methods():
         rows.append((name, note))
         if name in (names.TTA, names.DROPOUT, names.ENSEMBLE):
-            words = "What the samples disagree about, negated; a score, no probability: ranks images only."
+            words = "1 - I / log K, I what the samples disagree about; no probability: ranks images only."
             rows.append((INFORMATION.format(name), words))
     return rows
 
@@ -165,8 +166,7 @@ def _method(
     drawn: dict[str, Float64],
 ) -> dict[str, Any]:
     """One method's part of the file."""
-    around = np.array(ledger.scores_everywhere[name])
-    other = ranking_figures(around, truth.dice, truth.dice_below, truth.quartile)
+    other = ranking_figures(np.array(ledger.means[name]), truth.dice, truth.dice_below, truth.quartile)
     everywhere = np.sum(ledger.everywhere[name], 0) if name in ledger.everywhere else None
     curve = None if scored.bins is None else curve_of(scored.bins.sum(0)).to_json()
     return {
@@ -174,7 +174,7 @@ def _method(
         "note": note,
         "figures": {key: interval(value, drawn[key])._asdict() for key, value in values.items()},
         "all_pixels": None if everywhere is None else _known(calibration_figures(everywhere)),
-        "score_over_all_pixels": _known(other),
+        "score_mean_over_mask": _known(other),
         "curve": curve,
         "risk": risk_coverage(scored.score, 1 - truth.dice).tolist(),
     }

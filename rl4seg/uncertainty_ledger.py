@@ -10,11 +10,12 @@ import h5py
 import numpy as np
 
 from reward_data.case_store import CaseStore
+from reward_data.trust import expected_dice
 from reward_data.types import Bool, Float32, Float64, UInt8
 from rl4seg import confidence as names
 from rl4seg.confidence import Judged
 from rl4seg.metrics import dice_per_class
-from rl4seg.uncertainty_statistics import Scored, case_bins, image_score
+from rl4seg.uncertainty_statistics import Scored, case_bins, mean_over_mask
 
 INFORMATION = "{}, mutual information"
 SHOWN = (names.REWARD, names.PRODUCT, names.SOFTMAX, names.SOFTMAX_T, names.TTA)
@@ -34,7 +35,11 @@ class Shown:
 
 @dataclass
 class Ledger:
-    """What is kept of every case: figures, never maps, but for the ``shown`` worst cases."""
+    """What is kept of every case: figures, never maps, but for the ``shown`` worst cases.
+
+    ``scores``: the Dice that a method's map lets expect, by one function for all of them, so that they differ in their
+    maps alone. ``means``: the map's mean over the mask, beside it. Mutual information I counts as a map 1 - I / log K.
+    """
 
     bins: int
     shown_cases: int
@@ -44,7 +49,7 @@ class Ledger:
     inside: dict[str, list[Float64]] = field(default_factory=dict)
     everywhere: dict[str, list[Float64]] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
-    scores_everywhere: dict[str, list[float]] = field(default_factory=dict)
+    means: dict[str, list[float]] = field(default_factory=dict)
     shown: list[Shown] = field(default_factory=list)
 
     def add(self, store: CaseStore, index: int, judged: Judged, place: int) -> None:
@@ -59,16 +64,18 @@ class Ledger:
             values = maps[place]
             self._note(self.inside, name, case_bins(values[region], right[region], self.bins))
             self._note(self.everywhere, name, case_bins(values, right, self.bins))
-            self.scores.setdefault(name, []).append(image_score(values, mask > 0))
-            self.scores_everywhere.setdefault(name, []).append(float(values.mean()))
+            self._score(name, values, mask)
         most = float(np.log(judged.probabilities.shape[1]))  # no mutual information is larger
         for name, information in judged.information.items():
-            row = INFORMATION.format(name)
-            self.scores.setdefault(row, []).append(image_score(-information[place], mask > 0, -most))
-            self.scores_everywhere.setdefault(row, []).append(float(-information[place].mean()))
+            agreed = (1 - information[place] / most).astype(np.float32)
+            self._score(INFORMATION.format(name), agreed, mask)
         errors = {name: 1 - judged.confidence[name][place] for name in SHOWN if name in judged.confidence}
         self.shown.append(Shown(self.ids[-1], self.dice[-1], store.images([index])[0], mask, truth, errors))
         self.shown = sorted(self.shown, key=lambda case: case.dice)[: self.shown_cases]
+
+    def _score(self, name: str, values: Float32, mask: UInt8) -> None:
+        self.scores.setdefault(name, []).append(expected_dice(np.float32(1) - values, mask))
+        self.means.setdefault(name, []).append(mean_over_mask(values, mask > 0))
 
     @staticmethod
     def _note(into: dict[str, list[Float64]], name: str, sums: Float64) -> None:

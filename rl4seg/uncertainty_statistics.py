@@ -70,13 +70,12 @@ def curve_of(sums: Floats) -> Reliability:
     return Reliability(sums[0] / counts, sums[1] / counts, np.rint(sums[2]).astype(np.int64))
 
 
-def image_score(values: Floats, inside: Bool, empty: float = 0.0) -> float:
-    """Mean of a map over the mask's foreground; ``empty`` for a mask without any. Shape: (*S), (*S).
+def mean_over_mask(values: Floats, inside: Bool) -> float:
+    """Mean of a map over the mask's foreground; 0 for a mask without any. Shape: (*S), (*S).
 
-    The foreground alone, not the image: sure background, most of every image, says nothing of the mask and would let
-    a small mask look well.
+    Blind to what was missed around the mask: compared beside `reward_data.trust.expected_dice`, the image score.
     """
-    return float(np.asarray(values, np.float64)[inside].mean()) if inside.any() else empty
+    return float(np.asarray(values, np.float64)[inside].mean()) if inside.any() else 0.0
 
 
 def calibration_figures(sums: Floats) -> dict[str, float]:

@@ -125,6 +125,7 @@ class Collector:
             seconds=self.seconds(record),
             class_area={name: mean for name, (mean, _) in summary["areas"].items()},
             case_dice={row["case"]: float(row["dice_mean"]) for row in rows if row.get("dice_mean")},
+            case_trust={row["case"]: float(row["trust"]) for row in rows},
             case_valid={row["case"]: row["valid"] == "1" for row in rows},
             case_group={row["case"]: row["group"] for row in rows if row.get("group")},
             case_measures=_measures(rows),
@@ -208,11 +209,9 @@ class Collector:
         return [r for r in self.records if r.arm in (SOURCE_ONLY, MAIN)] + controls
 
     def montages(self, count: int) -> list[MontageCase]:
-        """The same target cases over the iterations, from source-only's worst to its best."""
+        """The same target cases over the iterations, from source-only's worst (without labels: least trusted) on."""
         rows = self.cases(self.records[0])
-        order = sorted(
-            range(len(rows)), key=lambda i: float(rows[i].get("dice_mean") or rows[i]["confidence"])
-        )
+        order = sorted(range(len(rows)), key=lambda i: float(rows[i].get("dice_mean") or rows[i]["trust"]))
         chosen = [
             order[i] for i in np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).astype(int))
         ]

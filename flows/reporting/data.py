@@ -91,6 +91,9 @@ class EvaluationRow(Config):
     case_dice: dict[str, float] = Field(
         default_factory=dict, description="Case id -> mean Dice; lets two rows be compared case by case."
     )
+    case_trust: dict[str, float] = Field(
+        default_factory=dict, description="Case id -> trust in its mask, in [0, 1]; needs no labels."
+    )
     case_valid: dict[str, bool] = Field(
         default_factory=dict,
         description="Case id -> passes every rule; lets validity be compared case by case.",

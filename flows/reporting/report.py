@@ -43,6 +43,8 @@ GLOSSARY = {
     "hd": "HD: Hausdorff distance, the largest distance between the two borders; lower is better.",
     "validity": "Validity: share of predicted masks that pass every anatomical rule. Needs no labels. Not accuracy: "
     "a valid mask can be wrong.",
+    "trust": "Trust: the Dice that the mask's error map (calibrated reward x softmax; softmax alone where there is no "
+    "reward net) lets expect; from 0 to 1, needs no labels.",
     "reward": "Mean reward: what the policy's masks earn on average. Rewards of different iterations come from "
     "different reward nets: compare with care.",
     "ece": "ECE: expected calibration error of the reward net, the mean gap between its predicted probability that a "
@@ -83,10 +85,11 @@ class Metrics(Config):
 
 
 class LookAt(NamedTuple):
-    """A case that a person should look at; ``change`` is against source-only, None where unknown."""
+    """A case that a person should look at; ``dice`` and ``change``, against source-only, are None where unknown."""
 
     case_id: str
-    dice: float
+    trust: float | None
+    dice: float | None
     change: float | None
 
 
@@ -227,15 +230,18 @@ def _last_of_each_arm(rows: Sequence[EvaluationRow]) -> tuple[EvaluationRow, ...
 
 
 def _cases_to_look_at(rows: Sequence[EvaluationRow]) -> tuple[LookAt, ...]:
-    """The worst cases by Dice of the policy handed out."""
+    """The worst cases of the policy handed out: by Dice, or where none has a label by trust."""
     last, source = handed_out(rows), last_row(rows, SOURCE_ONLY)
     if last is None:
         return ()
     before: Mapping[str, float] = source.case_dice if source else {}
-    worst = sorted(last.case_dice.items(), key=lambda pair: (pair[1], pair[0]))[:WORST_CASES]
-    return tuple(
-        LookAt(case, value, value - before[case] if case in before else None) for case, value in worst
-    )
+    worst = sorted((last.case_dice or last.case_trust).items(), key=lambda pair: (pair[1], pair[0]))
+    found = []
+    for case, _ in worst[:WORST_CASES]:
+        dice = last.case_dice.get(case)
+        change = None if dice is None or case not in before else dice - before[case]
+        found.append(LookAt(case, last.case_trust.get(case), dice, change))
+    return tuple(found)
 
 
 def _lineage_cells(row: Mapping[str, Any]) -> dict[str, str]:

@@ -247,17 +247,17 @@ class _Evaluation:
         return error
 
     def worst_to_best(self, count: int) -> list[int]:
-        """Places spread over the labelled cases by Dice; where none has a label, over all by confidence."""
+        """Places spread over the labelled cases by Dice; where none has a label, over all by trust."""
         labelled = [place for place, row in enumerate(self.rows) if row.get("dice_mean")]
-        key = "dice_mean" if labelled else "confidence"
+        key = "dice_mean" if labelled else "trust"
         order = sorted(labelled or range(len(self.rows)), key=lambda place: float(self.rows[place][key]))
         return [order[i] for i in _spread(len(order), count)]
 
     def words(self, place: int) -> str:
-        """Dice or confidence of a case, and what the anatomy says."""
+        """Dice or trust of a case, and what the anatomy says."""
         row = self.rows[place]
         dice = row.get("dice_mean")
-        figure = f"Dice {float(dice):.3f}" if dice else f"confidence {float(row['confidence']):.3f}"
+        figure = f"Dice {float(dice):.3f}" if dice else f"trust {float(row['trust']):.3f}"
         broken = len(row["violated"].split(";")) if row["violated"] else 0
         return f"{figure} · " + ("valid" if not broken else f"breaks {broken} rule{'s' * (broken > 1)}")
 

@@ -30,8 +30,10 @@ GLOSSARY = (
     ("ECE, ACE, MCE", "Gap between confidence and share of right pixels over 20 bins (or as set): mean weighted by "
      "pixels, plain mean over used bins, largest. On the pixels where mask or truth is foreground; 'all pixels' beside "
      "it is flattered by background that everybody is sure of."),
-    ("Image score", "Mean confidence over the mask's foreground; 0 for an empty mask. The mean over all pixels was "
-     "compared beside it (uncertainty.json): it also rewards small masks."),
+    ("Image score", "The Dice that a method's map lets expect: 1 - w / 2n of a mask of n pixels with w pixels expected "
+     "to be wrong in it and in a margin around it; 0 for an empty mask. One function for every method, so that maps "
+     "are compared; of calibrated reward × softmax it is the trust that predictions, flags and reviews go by. The mean "
+     "over the mask alone is compared beside it (uncertainty.json)."),
     ("Pearson, Spearman r", "Between image score and mean Dice; Spearman's of the ranks."),
     ("AUROC", "Probability that an image of low Dice has a lower score than another image; .5 is chance. For the limit "
      "named, and for the run's own lowest quarter."),
@@ -42,7 +44,8 @@ GLOSSARY = (
     ("Temperature", "One number T that the logits are divided by: the reward net's is fitted on held-back reward "
      "examples, the softmax's with labels on source validation images under this policy. Never on labels of "
      "the cases judged."),
-    ("Mutual information", "What sampled predictions disagree about. It ranks images, but is no probability."),
+    ("Mutual information", "What sampled predictions disagree about. 1 less its share of log K is a map that ranks "
+     "images, but no probability."),
     ("Time", "Wall time per image beyond the policy's own pass, on the machine that measured."),
 )  # fmt: skip
 

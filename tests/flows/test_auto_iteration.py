@@ -129,7 +129,10 @@ def test_any_policy_of_a_run_can_be_scored_again(undisturbed: tiny.Run, tmp_path
     rows = list(csv.DictReader((folder / "cases.csv").open()))
     assert len(rows) == 4  # imagesTs
     wanted = json.loads((undisturbed.artifact("iteration 2 · evaluate") / "summary.json").read_text())
-    summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["dice"], summary["validity"]) == (wanted["dice"], wanted["validity"])
+    content = json.loads((folder / "evaluation.json").read_text())
+    assert (content["model"]["iteration"], content["split"]) == (2, "test")
+    for name, (mean, sd) in wanted["dice"].items():
+        assert (content["dice"][name]["value"], content["dice"][name]["sd"]) == pytest.approx((mean, sd))
+    assert content["validity"]["value"] == wanted["validity"]
     with pytest.raises(ArtifactError, match=r"no policy of iteration 9; there are \[0, 1, 2\]"):
         evaluate_run(undisturbed.folder, None, tmp_path / "none", 9)

@@ -41,7 +41,20 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "demo", "phantom", "status", "report", "evaluate", "anatomy", "anatomy check", "anatomy fit"],
+    [
+        "run",
+        "demo",
+        "phantom",
+        "status",
+        "report",
+        "predict",
+        "evaluate",
+        "export",
+        "anatomy",
+        "anatomy check",
+        "anatomy fit",
+        "data class-stats",
+    ],
 )
 def test_every_command_explains_itself(command: str) -> None:
     assert len(run(*command.split(), "--help")) > 150
@@ -87,7 +100,7 @@ def test_anatomy_fit_writes_rules_that_load_and_accept(masks: Path, tmp_path: Pa
     [
         (("status", "nowhere"), "no lineage.json here"),
         (("report", "nowhere"), "no metrics.json here"),
-        (("evaluate", "nowhere"), "nowhere: no config.yaml here; give the folder of a run"),
+        (("evaluate", "nowhere"), "nowhere: no such folder; give the folder of a run"),
         (("anatomy", "check", "nowhere"), "nowhere: no such folder"),
         (("anatomy", "check", ".", "--merge", "x"), "NATIVE=CLASS"),
         (("anatomy", "check", ".", "--merge", "3=9"), "leads to class 9"),

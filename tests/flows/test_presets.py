@@ -6,6 +6,7 @@ import pytest
 
 from flows.command_line import load
 from flows.config import AutoIterationConfig
+from flows.config_base import RunConfig
 from flows.config_loader import load_config
 from flows.presets import ROOTS, preset_path
 from reward_data.errors import ConfigError
@@ -15,15 +16,19 @@ NAMES = [name for name in SHIPPED if not name.startswith("ablation/")]  # those 
 
 
 def test_the_configs_are_shipped() -> None:
-    names = ("camus_a4c_to_a2c", "camus_a4c_to_a2c_shifted", "demo", "paper")
-    assert ["ablate/demo", *(f"auto_iteration/{name}" for name in names), "compare/demo"] == NAMES
+    loop = (
+        f"auto_iteration/{name}" for name in ("camus_a4c_to_a2c", "camus_a4c_to_a2c_shifted", "demo", "paper")
+    )
+    tuning = (f"reward_tuning/{name}" for name in ("demo", "micrographs"))
+    assert ["ablate/demo", *loop, "compare/demo", *tuning] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_loads_and_its_header_says_what_for_on_what_how_and_what_came_out(name: str) -> None:
     config = load(name, [])
-    assert isinstance(config, AutoIterationConfig)
-    assert config.rule_set().classes == config.class_names
+    assert isinstance(config, RunConfig)
+    if isinstance(config, AutoIterationConfig):
+        assert config.rule_set().classes == config.class_names
     header = preset_path(name).read_text().partition("\nname:")[0]
     for entry in ("# Purpose", "# Hardware", "# Command", "# Gave"):
         assert entry in header

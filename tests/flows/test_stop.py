@@ -13,7 +13,7 @@ from rich.console import Console
 from flows.auto_iteration import adaptation
 from flows.config import AutoIterationConfig
 from flows.config_loader import dump_config, load_config
-from flows.evaluate_run import find_policy
+from flows.models import find_policy
 from flows.reporting.data import MAIN, SOURCE_ONLY
 from flows.reporting.report import Metrics, read_metrics
 from flows.restart import stage_names

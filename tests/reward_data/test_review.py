@@ -16,7 +16,6 @@ from reward_data.review import (
     ReviewConfig,
     choose_cases,
     read_review,
-    trust_of,
     write_review,
 )
 from reward_data.review_files import write_volume
@@ -33,13 +32,6 @@ def correct(folder: Path, name: str, shift: int = 3) -> None:
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------
-
-
-def test_trust_is_the_mean_over_the_foreground_and_0_for_an_empty_mask() -> None:
-    masks = np.array([[[0, 1], [2, 0]], [[0, 0], [0, 0]], [[0, 0], [0, 2]]], np.uint8)
-    belief = np.array([[[0.9, 0.2], [0.6, 0.9]], [[1, 1], [1, 1]], [[1, 1], [1, 0.75]]], np.float32)
-    # (0.2 + 0.6) / 2; nothing; the one pixel.
-    assert trust_of(belief, masks) == pytest.approx([0.4, 0.0, 0.75])
 
 
 def test_the_least_trusted_come_first_one_per_patient_first() -> None:

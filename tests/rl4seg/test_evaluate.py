@@ -73,6 +73,25 @@ def test_a_perfect_policy_scores_one_and_files_agree(discs: Path, tmp_path: Path
         assert file["error"].dtype == np.uint8
 
 
+def test_trust_is_the_dice_that_the_error_map_lets_expect(discs: Path, tmp_path: Path) -> None:
+    class Block(torch.nn.Module):
+        """A block of disc, sure to .8, on a background sure to .9."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            chances = torch.tensor([0.9, 0.05, 0.05]).reshape(1, 3, 1, 1).repeat(len(images), 1, 32, 32)
+            chances[:, :, 8:16, 8:16] = torch.tensor([0.1, 0.8, 0.1]).reshape(1, 3, 1, 1)
+            return chances.log()
+
+    with CaseStore(discs) as store:
+        subject = evaluator(store)
+        subject.model.network = Block()  # type: ignore[assignment]
+        summary = evaluate(subject, held_out(store), tmp_path)
+    # 64 pixels; reach round(.15 x 8) = 1, 36 pixels around: 1 - (64 x .2 + 36 x .1) / 128
+    assert summary["trust"] == pytest.approx(0.871875)
+    rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    assert {row["trust"] for row in rows} == {"0.871875"}  # labelled or not
+
+
 def test_logit_bias_grows_the_foreground(discs: Path, tmp_path: Path) -> None:
     with CaseStore(discs) as store:
         plain = evaluate(evaluator(store, oracle=False), held_out(store), tmp_path)

@@ -53,13 +53,14 @@ def even_odds(store: CaseStore) -> Model:
     return Model(spec_for(NetworkConfig(), store), EvenOdds())  # type: ignore[arg-type]
 
 
-def test_trust_is_reward_times_softmax_over_the_foreground(store: CaseStore) -> None:
+def test_trust_is_the_dice_that_reward_times_softmax_lets_expect(store: CaseStore) -> None:
+    """Wrong with probability 1 - 1/2 (background), 1 - .75 x 1/4 = .8125 (class 1), 1 - .25 x 1/4 = .9375 (class 2)."""
     masks = np.zeros((3, 16, 16), np.uint8)
-    masks[0, :2], masks[0, 2:4] = 1, 2  # as many pixels of either
-    masks[1, 5, 5] = 1
-    # (.75 + .25) / 2 x 1/4 = .125; .75 x 1/4 = .1875; nothing
+    masks[0, :2], masks[0, 2:4] = 1, 2  # 32 pixels of either; reach round(.15 x 8) = 1: the 16 pixels below
+    masks[1, 5:9, 5:9] = 1  # 16 pixels; reach 1: the 20 pixels around
+    # 1 - (32 x .8125 + 32 x .9375 + 16 x .5) / 128; 1 - (16 x .8125 + 20 x .5) / 32; nothing
     trust = mask_trust(even_odds(store), HalfSure(), store, np.arange(3), masks.__getitem__)
-    assert trust == pytest.approx([0.125, 0.1875, 0.0])
+    assert trust == pytest.approx([0.5, 0.28125, 0.0])
 
 
 def test_masks_are_asked_for_in_batches(store: CaseStore) -> None:
@@ -71,9 +72,9 @@ def test_masks_are_asked_for_in_batches(store: CaseStore) -> None:
 
     net = HalfSure()
     net.runtime = replace(RUNTIME, batch_size=2)
-    # Cases 0 and 1 are all class 1, sure to .75 x 1/4, case 2 all class 2, sure to .25 x 1/4.
+    # Cases 0 and 1 are all class 1, 1 - .8125 / 2; case 2 all class 2, 1 - .9375 / 2.
     assert mask_trust(even_odds(store), net, store, np.arange(3), masks) == pytest.approx(
-        [0.1875, 0.1875, 0.0625]
+        [0.59375, 0.59375, 0.53125]
     )
     assert asked == [[0, 1], [2]]
 

@@ -10,7 +10,7 @@ from reward_data.case_store import CaseStore, import_cases
 from reward_data.errors import DataError
 from reward_data.preprocess import PreprocessConfig
 from rl4seg import confidence as names
-from rl4seg.confidence import Panel, certainty, softmax_temperature
+from rl4seg.confidence import Judged, Panel, certainty, softmax_temperature
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.configs.uncertainty import UncertaintyConfig
@@ -19,7 +19,7 @@ from rl4seg.policies import Model, ModelSpec, new_model, spec_for
 from rl4seg.reward_net import RewardModel
 from rl4seg.runtime import start
 from rl4seg.uncertainty import measure, missing_methods, pairs
-from rl4seg.uncertainty_ledger import INFORMATION, SHOWN, read_shown
+from rl4seg.uncertainty_ledger import INFORMATION, SHOWN, Ledger, read_shown
 from tests.rl4seg.conftest import LABELS, disc_case
 
 RUNTIME = start(RuntimeConfig(device="cpu", threads=1, batch_size=4))
@@ -72,6 +72,24 @@ def test_every_method_is_measured_and_files_agree(discs: Path, source: Path, tmp
     assert content["missing"] == []
 
 
+def test_every_map_becomes_a_score_in_the_same_way(discs: Path) -> None:
+    mask, sure = np.zeros((1, 32, 32), np.uint8), np.full((1, 32, 32), 0.9, np.float32)
+    mask[0, 8:16, 8:16] = 1  # 64 pixels; reach round(.15 x 8) = 1: 36 pixels around
+    sure[mask > 0] = 0.8
+    told = np.where(mask > 0, 0.25 * np.log(3), 0.0)  # a quarter of the most that three classes can tell
+    soft = np.eye(3, dtype=np.float32)[mask].transpose(0, 3, 1, 2)
+    ledger = Ledger(20, 0)
+    with CaseStore(discs) as store:
+        ledger.add(store, 20, Judged(mask, soft, {names.SOFTMAX: sure}, {names.TTA: told}), 0)
+    told_row = INFORMATION.format(names.TTA)
+    # 1 - (64 x .2 + 36 x .1) / 128; 1 - 64 x .25 / 128; beside it the means over the mask
+    assert ledger.scores == {
+        names.SOFTMAX: [pytest.approx(0.871875)],
+        told_row: [pytest.approx(0.875)],
+    }
+    assert ledger.means == {names.SOFTMAX: [pytest.approx(0.8)], told_row: [pytest.approx(0.75)]}
+
+
 def test_the_same_seed_gives_the_same_bytes(discs: Path, tmp_path: Path) -> None:
     with CaseStore(discs) as store:
         for run in ("a", "b"):
@@ -115,8 +133,7 @@ def test_an_empty_mask_has_no_trust_and_no_labels_are_refused(discs: Path, tmp_p
         content = measure(subject, store, held_out(store), {}, tmp_path)
         rows = list(csv.DictReader((tmp_path / "cases.csv").open()))
         assert {row[f"score {names.SOFTMAX}"] for row in rows} == {"0"}
-        worst = INFORMATION.format(names.TTA)
-        assert float(rows[0][f"score {worst}"]) == pytest.approx(-np.log(3), abs=1e-5)
+        assert {row[f"score {INFORMATION.format(names.TTA)}"] for row in rows} == {"0"}
         softmax = next(m for m in content["methods"] if m["name"] == names.SOFTMAX)
         # region: the truth alone, all wrong with confidence e^9 / (e^9 + 2)
         assert softmax["figures"]["ece"]["value"] == pytest.approx(1 - 2 * np.exp(-9), abs=1e-4)

@@ -11,8 +11,8 @@ from rl4seg.uncertainty_statistics import (
     differs,
     drawn_figures,
     figures,
-    image_score,
     interval,
+    mean_over_mask,
     ranking_figures,
     resamples,
 )
@@ -36,12 +36,11 @@ def test_no_pixels_are_no_perfect_calibration() -> None:
     assert np.isnan(list(calibration_figures(empty).values())).all()
 
 
-def test_the_image_score_reads_the_mask_alone() -> None:
+def test_the_mean_over_the_mask_reads_the_mask_alone() -> None:
     values, inside = np.array([[0.2, 1.0], [0.6, 1.0]]), np.array([[True, False], [True, False]])
-    assert image_score(values, inside) == pytest.approx(0.4)
-    assert image_score(values, np.array([[False, True], [False, False]])) == 1
-    assert image_score(values, np.zeros((2, 2), bool)) == 0
-    assert image_score(values, np.zeros((2, 2), bool), empty=-1.1) == -1.1
+    assert mean_over_mask(values, inside) == pytest.approx(0.4)
+    assert mean_over_mask(values, np.array([[False, True], [False, False]])) == 1
+    assert mean_over_mask(values, np.zeros((2, 2), bool)) == 0
 
 
 def test_ranking_by_hand() -> None:

@@ -27,7 +27,14 @@ from flows.reporting.data import (
     EvaluationRow,
     MeanSd,
 )
-from flows.reporting.report import METRICS, collect_metrics, metrics_text, read_metrics, render
+from flows.reporting.report import (
+    METRICS,
+    _cases_to_look_at,
+    collect_metrics,
+    metrics_text,
+    read_metrics,
+    render,
+)
 from flows.reporting.tables import best_text, cells, duration, quality_columns, result_table
 from flows.reporting.verdict import dice_difference, honest_verdict, validity_difference
 from tests.flows.reporting import report_fixture as made
@@ -160,13 +167,20 @@ def test_empty_run_and_unlabelled_run_render(tmp_path: Path) -> None:
     }
     page = render(made.report_data(**nothing), tmp_path).read_text(encoding="utf-8")
     assert "No policy was evaluated" in page
-    unlabelled = tuple(made.row(arm, i, None, 0.6 + 0.1 * i) for arm, i in ((SOURCE_ONLY, 0), (MAIN, 1)))
+    unlabelled = tuple(
+        made.row(arm, i, None, 0.6 + 0.1 * i, case_trust={"sure": 0.75, "doubtful": 0.25})
+        for arm, i in ((SOURCE_ONLY, 0), (MAIN, 1))
+    )
     montages = (made.montage_case("a", 0, 32, labelled=False),)
     data = made.report_data(rows=unlabelled, montages=montages, unit="px (spacing unknown)")
     text = text_of(render(data, tmp_path).read_text(encoding="utf-8"))
     assert "the target has no labels" in text
     assert "distances in px (spacing unknown)" in text
     assert "Dice lv" not in text
+    assert (
+        "No labels: the least trusted masks of the policy handed out. Case Trust doubtful 0.250 sure 0.750"
+        in text
+    )
 
 
 # --- metrics.json ---------------------------------------------------------------------------------
@@ -306,6 +320,21 @@ def test_no_labels_are_said_and_never_called_help() -> None:
     assert "No labels: only label-free signals" in first
     assert "helped" not in "\n".join(text for _, text in said(rows))
     assert "PPO's own part is validity. PPO off" in texts(rows, "good")
+
+
+def test_cases_to_look_at_go_by_dice_or_without_labels_by_trust() -> None:
+    trust = {"a": 0.9, "b": 0.2, "c": 0.2, "d": 0.5}
+    blind = made.row(MAIN, 1, None, 0.7, case_trust=trust)
+    found = _cases_to_look_at((made.row(SOURCE_ONLY, 0, None, 0.6), blind))
+    assert [tuple(case) for case in found] == [
+        ("b", 0.2, None, None), ("c", 0.2, None, None), ("d", 0.5, None, None), ("a", 0.9, None, None)
+    ]  # fmt: skip
+    source = made.row(SOURCE_ONLY, 0, 0.7, 0.6).model_copy(update={"case_dice": {"a": 0.5, "b": 0.75}})
+    dice = {"a": 0.25, "b": 0.5, "c": 0.75}  # d has no label
+    found = _cases_to_look_at((source, blind.model_copy(update={"case_dice": dice})))
+    assert [tuple(case) for case in found] == [
+        ("a", 0.9, 0.25, -0.25), ("b", 0.2, 0.5, -0.25), ("c", 0.2, 0.75, None)
+    ]  # fmt: skip
 
 
 def test_collapse_is_warned_about() -> None:

@@ -44,7 +44,10 @@ def tiny_package(shape: tuple[int, ...] = SHAPE, reward: bool = True, **preproce
         preprocess=settings,
         rules=RuleSet(classes=NAMES),
         trust=FLAG,
-        training={"source": {"cases": 20}, "figures": {"split": "test", "dice_mean": [0.75, 0.1], "validity": 0.5}},
+        training={
+            "source": {"cases": 20},
+            "figures": {"split": "test", "dice_mean": [0.75, 0.1], "validity": 0.5},
+        },
     )
     return ModelPackage(spec, policy, RewardModel(judge, len(NAMES), 1.7, runtime) if reward else None)
 
