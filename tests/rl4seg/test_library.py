@@ -37,6 +37,10 @@ def save_small(folder: Path, channels: int = 1) -> Path:
     return folder
 
 
+def test_the_readme_has_these_lines() -> None:
+    assert README in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_small(tmp_path / "runs" / "demo" / "policy")
     monkeypatch.chdir(tmp_path)
