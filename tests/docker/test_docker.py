@@ -58,12 +58,12 @@ def copied() -> list[str]:
     return [source for line in lines if not line[0].startswith("--from") for source in line[:-1]]
 
 
-def test_the_install_command_is_the_makefiles_without_the_extra() -> None:
+def test_the_install_command_is_the_makefiles_with_other_extras() -> None:
     recipe = "\n".join(line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line)
     (makefile,) = installs(shell_commands(recipe.strip().replace("$(BIN)", "bin")))
     (image,) = installs(commands(all_lines()))
     assert makefile[-2:] == ["-e", ".[dev]"]
-    assert image == [*makefile[:-2], "."]
+    assert image == [*makefile[:-2], ".[dicom,mhd,onnx]"]
     assert image[image.index("-c") + 1] == "constraints.txt"
 
 
