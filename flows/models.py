@@ -33,8 +33,7 @@ def check_model(model: Path, iteration: int | None = None) -> None:
         ArtifactError: there is none, or several.
         ConfigError: an iteration of what is not a run.
     """
-    from rl4seg.library import package_folder
-    from rl4seg.package import read_spec
+    from rl4seg.package import package_folder, read_spec
 
     if not model.exists():
         raise ArtifactError(f"{model}: no such folder; {WANTED}")
@@ -69,8 +68,7 @@ def open_model(model: Path, iteration: int | None, runtime: Runtime) -> ModelPac
     Raises:
         ArtifactError, ConfigError: as `check_model`, or a part of it is missing or broken.
     """
-    from rl4seg.library import package_folder
-    from rl4seg.package import load_package, read_spec
+    from rl4seg.package import load_package, package_folder, read_spec
 
     check_model(model, iteration)
     folder = package_folder(model)

@@ -11,18 +11,9 @@ import numpy.typing as npt
 from reward_data.types import Float64
 from rl4seg.configs.predict import PredictConfig
 from rl4seg.configs.runtime import RuntimeConfig
-from rl4seg.package import PACKAGE, PackageSpec, load_package
+from rl4seg.package import PackageSpec, load_package, package_folder
 from rl4seg.predictor import CaseResult, Predictor
 from rl4seg.runtime import start
-
-POLICY, MODELS = "policy", "models"
-
-
-def package_folder(path: Path | str) -> Path:
-    """The model package that is meant: the folder itself, ``policy/`` of a run, or ``models/`` of an export."""
-    folder = Path(path)
-    places = (folder, folder / POLICY, folder / MODELS)
-    return next((place for place in places if (place / PACKAGE).is_file()), folder)
 
 
 class LoadedPolicy:

@@ -25,6 +25,7 @@ from rl4seg.reward_net import RewardModel, load_reward_model, save_reward_model
 from rl4seg.runtime import Runtime
 
 PACKAGE, REWARD = "package.json", "reward"
+POLICY, MODELS = "policy", "models"  # where a run, and an exported bundle, keep one
 
 
 class TrustFlag(Config):
@@ -83,6 +84,13 @@ def save_package(package: ModelPackage, folder: Path) -> None:
 def write_spec(spec: PackageSpec, folder: Path) -> None:
     """Write ``package.json`` alone, beside the weights of a policy."""
     (folder / PACKAGE).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def package_folder(path: Path | str) -> Path:
+    """The model package that is meant: the folder itself, ``policy/`` of a run, or ``models/`` of a bundle."""
+    folder = Path(path)
+    places = (folder, folder / POLICY, folder / MODELS)
+    return next((place for place in places if (place / PACKAGE).is_file()), folder)
 
 
 def read_spec(folder: Path) -> PackageSpec:

@@ -92,7 +92,10 @@ def statements(good: Sequence[Record], bad: Sequence[Record], spec: PackageSpec)
         found.append({"tone": "warning", "text": f"{invalid} of {len(good)} masks break an anatomical rule."})
     if bad:
         found.append(
-            {"tone": "warning", "text": f"{len(bad)} file{'s' if len(bad) > 1 else ''} could not be used; see below."}
+            {
+                "tone": "warning",
+                "text": f"{len(bad)} file{'s' if len(bad) > 1 else ''} could not be used; see below.",
+            }
         )
     return found
 

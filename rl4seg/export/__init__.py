@@ -4,7 +4,7 @@
 """
 
 from rl4seg.export.details import ExportDetails
-from rl4seg.export.package_export import FORMATS, export_package, find_package
+from rl4seg.export.package_export import FORMATS, export_package
 from rl4seg.export.verification import TOLERANCE, Verification
 
-__all__ = ["FORMATS", "TOLERANCE", "ExportDetails", "Verification", "export_package", "find_package"]
+__all__ = ["FORMATS", "TOLERANCE", "ExportDetails", "Verification", "export_package"]

@@ -13,12 +13,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rl4seg.export.bundle_check import MODELS, check_bundle
+from rl4seg.export.bundle_check import check_bundle
 from rl4seg.export.bundle_code import standalone_source
 from rl4seg.export.bundle_metadata import metadata, required_packages
 from rl4seg.export.details import ExportDetails, class_lines, preparation
 from rl4seg.export.verification import Verification
-from rl4seg.package import REWARD, ModelPackage, save_package
+from rl4seg.package import MODELS, REWARD, ModelPackage, save_package
 from rl4seg.policies import WEIGHTS, Model
 
 CODE = "rl4seg.export.in_bundle"

@@ -22,11 +22,10 @@ from reward_data.geometry import restore_probabilities
 from reward_data.preprocess import preprocess
 from reward_data.types import Case
 from rl4seg.export.verification import Verification, compare, probe_images, refuse_above
-from rl4seg.package import REWARD, ModelPackage
+from rl4seg.package import MODELS, REWARD, ModelPackage
 from rl4seg.policies import WEIGHTS
 from rl4seg.runtime import derive_seed
 
-MODELS = "models"  # folder of the weights in a bundle; a model package
 FILES = 3  # image files that are taken the whole way
 ROW, COLUMN = 0.75, 0.5  # their pixel size as parts of the network's, so that nothing is square
 

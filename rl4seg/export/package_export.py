@@ -11,13 +11,12 @@ import torch
 from reward_data.errors import ConfigError
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.export.bundle import export_bundle
-from rl4seg.export.bundle_check import MODELS
 from rl4seg.export.details import ExportDetails
 from rl4seg.export.folder import MARK, export_folder
 from rl4seg.export.onnx_graph import export_onnx, require_onnx
 from rl4seg.export.torchscript import export_torchscript
 from rl4seg.export.verification import TOLERANCE, Verification
-from rl4seg.package import PACKAGE, ModelPackage, load_package
+from rl4seg.package import ModelPackage, load_package, package_folder
 from rl4seg.runtime import start
 
 Exporter = Callable[[ModelPackage, Path, ExportDetails], Verification]
@@ -26,12 +25,6 @@ FORMATS: dict[str, Exporter] = {
     "torchscript": export_torchscript,
     "onnx": export_onnx,
 }
-
-
-def find_package(source: Path) -> Path:
-    """The package folder of a run (its ``policy/``) or of a bundle (its ``models/``), or the folder itself."""
-    inside = [folder for folder in (source / "policy", source / MODELS) if folder.is_dir()]
-    return source if (source / PACKAGE).is_file() or not inside else inside[0]
 
 
 def export_package(
@@ -55,7 +48,7 @@ def export_package(
         require_onnx()
     with export_folder(out, force) as folder:
         runtime = start(RuntimeConfig(device="cpu", precision="float32", threads=torch.get_num_threads()))
-        package = load_package(find_package(source), runtime)
+        package = load_package(package_folder(source), runtime)
         found = FORMATS[form](package, folder, details or ExportDetails())
         content = {
             "format": form,

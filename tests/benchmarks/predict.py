@@ -27,8 +27,7 @@ from flows.predict.request import request_from
 from reward_data.inputs import list_inputs
 from reward_data.phantom import PhantomConfig, phantom_case
 from rl4seg.configs.runtime import RuntimeConfig
-from rl4seg.library import package_folder
-from rl4seg.package import load_package, save_package
+from rl4seg.package import load_package, package_folder, save_package
 from rl4seg.reward_net import reward_input
 from rl4seg.runtime import start
 

@@ -20,9 +20,8 @@ from reward_data.types import Bool, Float64, Int64
 from rl4seg.configs.predict import AugmentedConfig, OptimisedConfig, PredictConfig
 from rl4seg.configs.runtime import RuntimeConfig
 from rl4seg.evaluate import held_out
-from rl4seg.library import package_folder
 from rl4seg.metrics import auroc
-from rl4seg.package import ModelPackage, load_package
+from rl4seg.package import ModelPackage, load_package, package_folder
 from rl4seg.predictor import Predictor, Prepared
 from rl4seg.runtime import Runtime, start
 from rl4seg.trust_flag import mean_dice

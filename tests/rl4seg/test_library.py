@@ -14,8 +14,8 @@ from reward_data.errors import ArtifactError
 from reward_data.types import LabelMap
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.runtime import RuntimeConfig
-from rl4seg.library import load_policy, package_folder
-from rl4seg.package import ModelPackage, save_package
+from rl4seg.library import load_policy
+from rl4seg.package import ModelPackage, package_folder, save_package
 from rl4seg.policies import ModelSpec, new_model
 from tests.rl4seg.copying import copying_package
 
