@@ -21,6 +21,7 @@ from tests.rl4seg.copying import copying_package
 
 README = """
 from rl4seg import load_policy
+
 policy = load_policy("runs/demo/policy")
 result = policy(image, spacing_mm=(0.6, 0.6))
 print(result.mask.shape, result.trust, result.valid, result.areas)
