@@ -1,7 +1,8 @@
 """From an image as it came to a mask, its error map, its trust and the anatomical verdict. Arrays only, no files.
 
 Three steps, so that a caller can overlap them: `Predictor.prepare` and `Predictor.finish` are CPU work for any number
-of threads; `Predictor.infer` is the networks, for one thread at a time and as many images as a batch has.
+of threads; `Predictor.infer` is the networks, for as many images as a batch has, and for one
+thread at a time where it draws at random.
 """
 
 from __future__ import annotations
@@ -90,6 +91,11 @@ class Predictor:
     def trusted_by(self) -> str:
         """What trust and error maps are made of."""
         return "softmax" if self.package.reward is None else "calibrated reward x softmax"
+
+    @property
+    def draws_at_random(self) -> bool:
+        """Whether `infer` seeds torch's global generator, so that two calls must not run at once."""
+        return bool(self.options.augmented.draws or self.options.optimised.rounds)
 
     def prepare(
         self,

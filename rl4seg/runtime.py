@@ -55,6 +55,24 @@ def start(config: RuntimeConfig) -> Runtime:
     return Runtime(device, bfloat16, config.batch_size)
 
 
+@contextlib.contextmanager
+def side_by_side(runtime: Runtime) -> Iterator[int]:
+    """How many forward passes to run at once, from as many Python threads of the caller.
+
+    On a CPU one per thread of torch, each with a single one: passes that share threads wait for each other in every
+    layer, and for whatever else the cores do. Elsewhere 1. The number of torch's threads is put back at the end.
+    """
+    threads = torch.get_num_threads()
+    if runtime.device.type != "cpu" or threads == 1:
+        yield 1
+        return
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
 def derive_seed(*path: int) -> int:
     """One 63-bit seed from a path of integers, e.g. (run seed, stage, step); equal paths, equal seeds."""
     return int(

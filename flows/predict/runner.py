@@ -61,20 +61,24 @@ class Runner:
         Raises:
             DataError: the disk refuses to write.
         """
-        batch_size = self._predictor.runtime.batch_size
-        intake: Intake[Waiting] = Intake(MEMORY, batch_size, self._threads)
+        from rl4seg.runtime import side_by_side
+
+        runtime = self._predictor.runtime
+        intake: Intake[Waiting] = Intake(MEMORY, runtime.batch_size, self._threads)
         listed = _Shared(iter(files))
-        with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(self._threads) as writers:
-            started = [readers.submit(self._read_all, listed, intake) for _ in range(self._threads)]
-            pending: list[Future[None]] = []
-            try:
-                while batch := intake.batch():
-                    pending += self._infer(batch, writers, intake)
-                    pending = _unfinished(pending)
-                _unfinished(started, wait=True)
-                _unfinished(pending, wait=True)
-            finally:
-                intake.close()
+        with side_by_side(runtime) as most:
+            streams = 1 if self._predictor.draws_at_random else most
+            with (
+                ThreadPoolExecutor(self._threads) as readers,
+                ThreadPoolExecutor(self._threads) as writers,
+                ThreadPoolExecutor(streams) as networks,
+            ):
+                try:
+                    started = [readers.submit(self._read_all, listed, intake) for _ in range(self._threads)]
+                    seeing = [networks.submit(self._infer_all, intake, writers) for _ in range(streams)]
+                    _unfinished([*seeing, *started], wait=True)
+                finally:
+                    intake.close()
 
     def _read_all(self, files: _Shared, intake: Intake[Waiting]) -> None:
         """What a reading thread does."""
@@ -106,6 +110,17 @@ class Runner:
         for index, prepared in enumerate(frames):
             intake.put(Waiting(job, index, prepared))
         return True
+
+    def _infer_all(self, intake: Intake[Waiting], writers: ThreadPoolExecutor) -> None:
+        """What a thread of the networks does."""
+        pending: list[Future[None]] = []
+        try:
+            while batch := intake.batch():
+                pending = _unfinished([*pending, *self._infer(batch, writers, intake)])
+            _unfinished(pending, wait=True)
+        except BaseException:
+            intake.close()
+            raise
 
     def _infer(
         self, batch: list[Waiting], writers: ThreadPoolExecutor, intake: Intake[Waiting]
