@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from flows import preflight
 from flows.config import AutoIterationConfig
+from flows.config_base import different_seeds, listed
 from reward_data.readers import DatasetConfig, is_phantom, list_cases
 from rl4seg.configs.rivals import RivalsConfig
 
@@ -24,20 +25,8 @@ class SeedsConfig(AutoIterationConfig):
         description="The seeds, each a whole run; on the command line seeds=0,1,2.",
     )
 
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _from_text(cls, seeds: Any) -> Any:
-        """``0,1,2``, as the command line has it, or a single number."""
-        if isinstance(seeds, str):
-            return [part.strip() for part in seeds.split(",") if part.strip()]
-        return [seeds] if isinstance(seeds, int) else seeds
-
-    @field_validator("seeds")
-    @classmethod
-    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**31 for seed in seeds):
-            raise ValueError("different seeds from 0 to 2147483647, each of them once")
-        return seeds
+    _from_text = field_validator("seeds", mode="before")(listed)
+    _are_different = field_validator("seeds")(different_seeds)
 
     @model_validator(mode="after")
     def _has_no_seed_beside_them(self) -> Self:

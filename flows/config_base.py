@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator
 
@@ -13,6 +13,24 @@ from rl4seg.configs.runtime import RuntimeConfig
 
 SECRET_IN_URL = r"://(?:[^/@]*:(?!\d+/)[^@]*@|.*\?)"
 """What a URL of a store must not have: a password before the host, or a query, where tokens are."""
+
+
+def listed(values: Any) -> Any:
+    """``0,1,2``, as the command line has it, or a single number, as a list; anything else as it is."""
+    if isinstance(values, str):
+        return [part.strip() for part in values.split(",") if part.strip()]
+    return [values] if isinstance(values, int) else values
+
+
+def different_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """The seeds, checked.
+
+    Raises:
+        ValueError: one of them is there twice, or is no seed.
+    """
+    if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**31 for seed in seeds):
+        raise ValueError("different seeds from 0 to 2147483647, each of them once")
+    return seeds
 
 
 class RunConfig(Config):

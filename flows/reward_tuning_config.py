@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flows.config import PolicyConfig
-from flows.config_base import RunConfig, located
+from flows.config_base import RunConfig, different_seeds, listed, located
 from reward_data.anatomy import RuleSet, load_rules
 from reward_data.class_statistics import check_weights, load_class_weights
 from reward_data.errors import ConfigError, DataError
@@ -63,20 +63,8 @@ class RewardTuningConfig(RunConfig):
         default=(), description="Seeds of a study, each with its own training; empty = `seed` alone."
     )
 
-    @field_validator("rivals", "seeds", mode="before")
-    @classmethod
-    def _from_text(cls, values: Any) -> Any:
-        """``0,1,2``, as the command line has it, or a single number."""
-        if isinstance(values, str):
-            return [part.strip() for part in values.split(",") if part.strip()]
-        return [values] if isinstance(values, int) else values
-
-    @field_validator("seeds")
-    @classmethod
-    def _are_different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**31 for seed in seeds):
-            raise ValueError("different seeds from 0 to 2147483647, each of them once")
-        return seeds
+    _from_text = field_validator("rivals", "seeds", mode="before")(listed)
+    _are_different = field_validator("seeds")(different_seeds)
 
     @model_validator(mode="after")
     def _arms_can_be_told_apart(self) -> Self:
