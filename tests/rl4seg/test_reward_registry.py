@@ -53,6 +53,7 @@ def test_ones_own_reward_in_ten_lines(own: Path, how: str) -> None:
             "[rl4seg.rewards]\nsize = my_rewards:right_size\n"
         )
     assert len(OWN_REWARD.strip().splitlines()) <= 10
+    assert OWN_REWARD.strip() in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     mix = RewardMix(TaskRewardConfig(mix={name: 1, "accuracy": 3}))
     mix.try_out(CONTEXT, (64, 64))
     masks, truth = batch()

