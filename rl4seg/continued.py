@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from reward_data.case_store import CaseStore
 from reward_data.errors import DataError
@@ -25,7 +24,7 @@ from rl4seg.histories import write_history
 from rl4seg.losses import dice_cross_entropy
 from rl4seg.policies import Model, save_model
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import run_steps
+from rl4seg.training import descend, last_means, run_steps
 
 ORDER, NOISE = 31, 32  # branches of the seed tree
 
@@ -98,21 +97,8 @@ def continue_training(
     return finish(policy, history, out)
 
 
-def descend(
-    optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor], grad_norm: float | None = None
-) -> None:
-    """One optimiser step, the gradients clipped to ``grad_norm``."""
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if grad_norm is not None:
-        torch.nn.utils.clip_grad_norm_(parameters, grad_norm)
-    optimiser.step()
-
-
 def finish(policy: Model, history: list[dict[str, float]], out: Path) -> dict[str, float]:
     """Leave the trained policy and its history in ``out``; the figures of its artifact."""
     write_history(out / "history.csv", history)
     save_model(policy, out)
-    tail = history[-max(1, len(history) // 5) :]
-    means = {name: float(np.mean([row[name] for row in tail])) for name in tail[-1] if name != "step"}
-    return {"steps": float(len(history)), **means}
+    return {"steps": float(len(history)), **last_means(history)}

@@ -20,13 +20,13 @@ from reward_data.errors import DataError
 from reward_data.types import Int64, Progress, no_progress
 from rl4seg.augment import BatchAugmentation, apply_to_images, augment, draw
 from rl4seg.configs.rivals import ContinuedConfig, MeanTeacherConfig
-from rl4seg.continued import LabelledCases, descend, finish
+from rl4seg.continued import LabelledCases, finish
 from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.degrade import degrade
 from rl4seg.losses import dice_cross_entropy, masked_mean
 from rl4seg.policies import Model
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import Stateful, run_steps
+from rl4seg.training import Stateful, descend, run_steps
 
 ORDER, SOURCE, NOISE = 51, 52, 53  # branches of the seed tree
 

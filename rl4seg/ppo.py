@@ -31,7 +31,7 @@ from rl4seg.rewards import mask_rewards
 from rl4seg.rollout import Rollout, action_log_prob, sample_masks
 from rl4seg.runtime import Runtime, derive_seed, step_generator
 from rl4seg.target_data import Anchor, Minibatch, TargetData
-from rl4seg.training import Stateful, run_steps
+from rl4seg.training import Stateful, last_means, run_steps
 
 NOISE, INIT, PERTURB = 22, 23, 25  # branches of the seed tree
 
@@ -289,9 +289,4 @@ def finetune(
     )
     write_history(out / "history.csv", history)
     save_model(policy, out)
-    tail = history[-max(1, len(history) // 5) :]
-    return {
-        "rounds": float(total),
-        "steps": float(total * config.updates),
-        **{k: float(np.mean([r[k] for r in tail])) for k in tail[-1] if k != "step"},
-    }
+    return {"rounds": float(total), "steps": float(total * config.updates), **last_means(history)}

@@ -29,7 +29,7 @@ from rl4seg.losses import correctness_loss
 from rl4seg.metrics import Reliability, auroc, reliability
 from rl4seg.policies import Model, ModelSpec, load_model, new_model, save_model
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import Stateful, run_steps
+from rl4seg.training import Stateful, descend, run_steps
 
 ORDER, NOISE, INIT = 11, 12, 13  # branches of the seed tree
 CALIBRATION = "calibration.json"
@@ -204,10 +204,7 @@ def _fit(
         with runtime.autocast():
             logits = model.network(reward_input(moved, mask, classes))[:, 0]
         loss = correctness_loss(logits, error == 0)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.network.parameters(), config.grad_norm)
-        optimiser.step()
+        descend(optimiser, loss, list(model.network.parameters()), config.grad_norm)
         schedule.step()
         return {"loss": loss.item()}
 

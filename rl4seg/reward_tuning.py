@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ from reward_data.errors import DataError
 from reward_data.types import Int64, Progress, no_progress
 from rl4seg.augment import augment
 from rl4seg.configs.reward_tuning import COMPUTED, TuningConfig
-from rl4seg.continued import NOISE, ORDER, descend
+from rl4seg.continued import NOISE, ORDER
 from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.heads import MainOutput, heads_loss
 from rl4seg.histories import write_history
@@ -31,7 +30,7 @@ from rl4seg.policies import Model, save_model
 from rl4seg.reward_registry import reward_context
 from rl4seg.runtime import Runtime, derive_seed, step_generator
 from rl4seg.task_rewards import RewardContext, accuracy, dice, miou
-from rl4seg.training import Stateful, run_steps
+from rl4seg.training import Stateful, descend, last_means, run_steps
 from rl4seg.tuning_losses import TuningLoss
 
 SAMPLE = 61  # branch of the seed tree
@@ -144,22 +143,7 @@ def tune(
         generator = torch.Generator().manual_seed(derive_seed(seed, SAMPLE, index))
         with runtime.autocast():
             outputs = seen.outputs(batch.images)
-        row: dict[str, float] = {}
-
-        def main(logits: Tensor) -> Tensor:
-            value, figures = loss(logits.float(), batch.truth, batch.context, generator)
-            row.update(figures)
-            return value
-
-        def auxiliary(logits: Tensor) -> Tensor:
-            if config.heads.auxiliary == "cross_entropy":
-                return loss.cross_entropy(logits.float(), batch.truth)
-            return loss(logits.float(), batch.truth, batch.context, generator)[0]
-
-        shape = tuple(batch.truth.shape[1:])
-        total, losses = heads_loss(outputs, config.heads, shape, main, auxiliary)
-        if len(outputs) > 1:
-            row |= {f"loss_{name}": value.item() for name, value in losses.items()}
+        total, row = _total_loss(loss, outputs, batch, generator)
         descend(optimiser, total, parameters, config.grad_norm)
         row = {"loss": total.item(), **row, **{START + name: value for name, value in start.items()}}
         done = index + 1
@@ -172,6 +156,28 @@ def tune(
     return run_steps(
         step, config.steps, states, checkpoint, progress, config.checkpoint_seconds, runtime.device, per_epoch
     )
+
+
+def _total_loss(
+    loss: TuningLoss, outputs: dict[str, Tensor], batch: TuningBatch, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """The weighted loss of all outputs of the network, and the figures of the main one."""
+    heads, row = loss.config.heads, dict[str, float]()
+
+    def main(logits: Tensor) -> Tensor:
+        value, figures = loss(logits.float(), batch.truth, batch.context, generator)
+        row.update(figures)
+        return value
+
+    def auxiliary(logits: Tensor) -> Tensor:
+        if heads.auxiliary == "cross_entropy":
+            return loss.cross_entropy(logits.float(), batch.truth)
+        return loss(logits.float(), batch.truth, batch.context, generator)[0]
+
+    total, losses = heads_loss(outputs, heads, tuple(batch.truth.shape[1:]), main, auxiliary)
+    if len(outputs) > 1:
+        row |= {f"loss_{name}": value.item() for name, value in losses.items()}
+    return total, row
 
 
 def tune_policy(
@@ -226,14 +232,12 @@ def write_figures(history: list[dict[str, float]], out: Path) -> dict[str, float
     write_history(out / "history.csv", [dict(row) for row in history])
     if measured:
         write_history(out / "metrics.csv", measured)
-    tail = own[-max(1, len(own) // 5) :]
-    means = {name: float(np.mean([row[name] for row in tail])) for name in tail[-1] if name != "step"}
     last = (
         {VALIDATION + name: value for name, value in measured[-1].items() if name != "step"}
         if measured
         else {}
     )
-    return {"steps": float(len(history)), **means, **last}
+    return {"steps": float(len(history)), **last_means(own), **last}
 
 
 def _without(prefix: str, row: dict[str, float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from rl4seg.losses import dice_cross_entropy
 from rl4seg.metrics import dice_per_class
 from rl4seg.policies import Model, ModelSpec, TorchSegmenter, new_model, save_model
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import Stateful, run_steps
+from rl4seg.training import Stateful, descend, run_steps
 
 ORDER, NOISE, INIT = 1, 2, 3  # branches of the seed tree
 
@@ -38,15 +38,7 @@ def train_policy(
     Raises:
         DataError: no labelled case is given, or class_weights has another length than the classes.
     """
-    if len(indices) == 0:
-        raise DataError(
-            "no labelled training case: give a source with labels, or a checkpoint by policy.checkpoint"
-        )
-    if config.class_weights is not None and len(config.class_weights) != len(spec.class_names):
-        raise DataError(
-            f"class_weights has {len(config.class_weights)} values, the label map has {len(spec.class_names)} classes; "
-            "give one weight per class, background first"
-        )
+    _check(indices, spec, config)
     model = new_model(spec, seed, INIT)
     model.network.to(runtime.device).train()
     total = config.steps or config.epochs * batches_per_epoch(len(indices), config.batch_size)
@@ -68,10 +60,7 @@ def train_policy(
         with runtime.autocast():
             logits = model.network(images)
         loss = dice_cross_entropy(logits, labels, config.dice_weight, weights, config.label_smoothing)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.network.parameters(), config.grad_norm)
-        optimiser.step()
+        descend(optimiser, loss, list(model.network.parameters()), config.grad_norm)
         schedule.step()
         return {"loss": loss.item(), "learning_rate": float(schedule.get_last_lr()[0])}
 
@@ -87,6 +76,18 @@ def train_policy(
         "loss": history[-1]["loss"],
         "train_dice": _dice(store, indices[:64], model, runtime),
     }
+
+
+def _check(indices: Int64, spec: ModelSpec, config: SupervisedConfig) -> None:
+    if len(indices) == 0:
+        raise DataError(
+            "no labelled training case: give a source with labels, or a checkpoint by policy.checkpoint"
+        )
+    if config.class_weights is not None and len(config.class_weights) != len(spec.class_names):
+        raise DataError(
+            f"class_weights has {len(config.class_weights)} values, the label map has {len(spec.class_names)} classes; "
+            "give one weight per class, background first"
+        )
 
 
 def _dice(store: CaseStore, indices: Int64, model: Model, runtime: Runtime) -> float:

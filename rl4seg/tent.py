@@ -16,13 +16,13 @@ from reward_data.case_store import CaseStore
 from reward_data.errors import ConfigError, DataError
 from reward_data.types import Int64, Progress, no_progress
 from rl4seg.configs.rivals import TentConfig
-from rl4seg.continued import descend, finish
+from rl4seg.continued import finish
 from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.losses import categorical_entropy
 from rl4seg.networks import norm_parameter_names, reestimate_statistics
 from rl4seg.policies import Model
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import run_steps
+from rl4seg.training import descend, run_steps
 
 ORDER, NOISE = 41, 42  # branches of the seed tree
 STATISTICS_BATCHES = 8

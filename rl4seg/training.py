@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from reward_data.errors import Rl4SegError
 from reward_data.types import Progress
@@ -92,3 +94,20 @@ def run_steps(
         epoch = {"epoch": 1.0 + index // per_epoch} if per_epoch else {}
         progress(index + 1, total, epoch | {k: v for k, v in metrics.items() if k != "step"})
     return history
+
+
+def descend(
+    optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[Tensor], grad_norm: float | None = None
+) -> None:
+    """One optimiser step, the gradients clipped to ``grad_norm``."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    if grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, grad_norm)
+    optimiser.step()
+
+
+def last_means(history: list[dict[str, float]]) -> dict[str, float]:
+    """The means of every metric over the last fifth of the steps."""
+    tail = history[-max(1, len(history) // 5) :]
+    return {name: float(np.mean([row[name] for row in tail])) for name in tail[-1] if name != "step"}
