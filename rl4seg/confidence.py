@@ -20,6 +20,7 @@ from reward_data.case_store import CaseStore
 from reward_data.types import Float32, Float64, UInt8
 from rl4seg.calibration import calibrated_probability, fit_softmax_temperature
 from rl4seg.configs.uncertainty import UncertaintyConfig
+from rl4seg.networks import most_probable
 from rl4seg.policies import Model
 from rl4seg.reward_net import RewardModel
 from rl4seg.runtime import Runtime
@@ -132,7 +133,7 @@ class Panel:
         batch = self.runtime.tensor(images)
         with self._clock("prediction"):
             logits = policy_logits(self.policy, batch, self.runtime)
-            masks, probabilities = logits.argmax(1), logits.softmax(1)
+            masks, probabilities = most_probable(logits), logits.softmax(1)
         maps = self._from_softmax(logits)
         if self.reward is not None:
             with self._clock(REWARD):
@@ -210,7 +211,7 @@ def softmax_temperature(policy: Model, source: CaseStore, runtime: Runtime) -> S
     for start in range(0, len(chosen), runtime.batch_size):
         batch = chosen[start : start + runtime.batch_size]
         logits = policy_logits(policy, runtime.tensor(source.images(batch)), runtime)
-        inside = logits.argmax(1) > 0
+        inside = most_probable(logits) > 0
         labels = runtime.tensor(source.labels(batch), torch.long)
         parts.append((logits.movedim(1, -1)[inside].cpu(), labels[inside].cpu()))
     pixels, truth = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -20,6 +20,7 @@ from reward_data.reward_store import RewardStore
 from reward_data.types import Float32, Int64, UInt8
 from rl4seg.augment import augment
 from rl4seg.configs.reward_net import RewardNetConfig
+from rl4seg.networks import most_probable
 from rl4seg.policies import Model
 from rl4seg.rollout import sample_masks
 from rl4seg.runtime import Runtime, derive_seed
@@ -73,7 +74,7 @@ class DegradedExamples:
         )
         with torch.no_grad(), self.runtime.autocast():
             logits = self.policy.network(moved)
-        masks = logits.argmax(1)
+        masks = most_probable(logits)
         if sampled and self.config.sampled:
             sigma = NOISE_LENGTH * max(moved.shape[2:])
             drawn = sample_masks(logits, 1, NOISE_MIX, sigma, generator, False)[:, 0]

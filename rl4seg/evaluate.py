@@ -28,6 +28,7 @@ from rl4seg.calibration import calibrated_probability
 from rl4seg.configs.evaluation import Decision, EvaluationConfig, Split
 from rl4seg.losses import categorical_entropy, categorical_kl
 from rl4seg.metrics import Reliability, dice, reliability, surface_distances
+from rl4seg.networks import most_probable
 from rl4seg.policies import Model
 from rl4seg.reward_net import RewardModel
 from rl4seg.runtime import Runtime
@@ -176,7 +177,7 @@ class Evaluator:
 
     def _masks(self, logits: Tensor) -> UInt8:
         """The masks that are judged. Shape: (B, K, *S) -> (B, *S)."""
-        masks: UInt8 = logits.argmax(1).cpu().numpy().astype(np.uint8)
+        masks: UInt8 = most_probable(logits).cpu().numpy().astype(np.uint8)
         return np.stack([post_process(mask) for mask in masks]) if self.decision.post_process else masks
 
     def _probability(self, reward_logits: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from rl4seg.continued import NOISE, ORDER
 from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.heads import MainOutput, heads_loss
 from rl4seg.histories import write_history
+from rl4seg.networks import most_probable
 from rl4seg.policies import Model, save_model
 from rl4seg.reward_registry import reward_context
 from rl4seg.runtime import Runtime, derive_seed, step_generator
@@ -83,7 +84,7 @@ class TuningCases:
         for start in range(0, len(self.indices), self.runtime.batch_size):
             batch = self.read(self.indices[start : start + self.runtime.batch_size])
             with torch.no_grad(), self.runtime.autocast():
-                masks = network(batch.images).argmax(1)[:, None]
+                masks = most_probable(network(batch.images))[:, None]
             arguments = (masks, batch.truth, batch.context)
             values = [measure(*arguments) for measure in MEASURES.values()] + [loss.mix(*arguments)]
             rows.append(torch.cat(values, 1).cpu())

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rl4seg.networks import most_probable
+
 
 class Rollout(NamedTuple):
     """What happened, detached from every graph. B images, M masks per image, A the action shape."""
@@ -69,9 +71,9 @@ def sample_masks(
     Shape: logits (B, K, *S) -> (B, M, *S) int64. With ``first_argmax`` the first mask is the argmax.
     """
     batch, classes, *shape = logits.shape
-    masks = [logits.argmax(1)] if first_argmax else []
+    masks = [most_probable(logits)] if first_argmax else []
     while len(masks) < samples:
         normal = smooth_normal((batch * classes, *shape), mix, sigma, generator)
         noise = gumbel_from_normal(normal).to(logits).reshape(logits.shape)
-        masks.append((logits + noise).argmax(1))
+        masks.append(most_probable(logits + noise))
     return torch.stack(masks, 1)

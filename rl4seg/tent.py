@@ -19,7 +19,7 @@ from rl4seg.configs.rivals import TentConfig
 from rl4seg.continued import finish
 from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.losses import categorical_entropy
-from rl4seg.networks import norm_parameter_names, reestimate_statistics
+from rl4seg.networks import most_probable, norm_parameter_names, reestimate_statistics
 from rl4seg.policies import Model
 from rl4seg.runtime import Runtime, step_generator
 from rl4seg.training import descend, run_steps
@@ -70,7 +70,7 @@ def minimise_entropy(
             logits = network(images(index))
         entropy = categorical_entropy(logits).mean()
         descend(optimiser, entropy, free)
-        return {"entropy": entropy.item(), "foreground": float((logits.argmax(1) > 0).float().mean())}
+        return {"entropy": entropy.item(), "foreground": float((most_probable(logits) > 0).float().mean())}
 
     per_epoch = batches_per_epoch(len(indices), batch_size)
     reestimate_statistics(network, [images(i) for i in range(min(STATISTICS_BATCHES, per_epoch))])

@@ -18,6 +18,7 @@ from reward_data.types import Int64, Progress, UInt8, no_progress
 from rl4seg.configs.reward_tuning import DecisionRule, TuningEvaluationConfig
 from rl4seg.evaluate import held_out, mean_sd
 from rl4seg.expected_dice import expected_dice_masks
+from rl4seg.networks import most_probable
 from rl4seg.policies import Model
 from rl4seg.reward_registry import RewardMix, reward_context
 from rl4seg.runtime import Runtime
@@ -47,7 +48,7 @@ class TuningEvaluator:
         with self.runtime.autocast():
             logits = self.model.network.eval()(images).float()
         if rule == "argmax":
-            chosen = logits.argmax(1)
+            chosen = most_probable(logits)
         else:
             chosen = expected_dice_masks(logits.softmax(1), self.config.reward.background)
         masks: UInt8 = chosen.cpu().numpy().astype(np.uint8)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reward_data.errors import ConfigError
 from rl4seg.configs.reward_tuning import TuningConfig
+from rl4seg.networks import most_probable
 from rl4seg.overlap_losses import dice_loss, lovasz_softmax
 from rl4seg.reinforce import baseline_values, mask_log_prob, reinforce_loss, sample
 from rl4seg.reward_registry import RewardMix
@@ -107,4 +108,4 @@ class TuningLoss:
 
     def _greedy(self, logits: Tensor, truth: Tensor, context: RewardContext) -> Tensor:
         """Reward of the argmax masks. Shape: (B,)."""
-        return self.mix(logits.detach().argmax(1)[:, None], truth, context)[:, 0]
+        return self.mix(most_probable(logits.detach())[:, None], truth, context)[:, 0]

@@ -7,6 +7,7 @@ from rl4seg.configs.network import NetworkConfig
 from rl4seg.networks import (
     build_network,
     fold_pixels,
+    most_probable,
     norm_parameter_names,
     reestimate_statistics,
     shrink_and_perturb,
@@ -86,3 +87,9 @@ def test_statistics_follow_the_shrunken_weights() -> None:
     reestimate_statistics(network, batches)
     assert torch.allclose(layer.running_mean, stale / 2, atol=1e-4)
     assert not network.training
+
+
+def test_the_most_probable_class_is_the_argmax_and_of_equals_the_first() -> None:
+    values = torch.randn(2, 5, 7, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(most_probable(values), values.argmax(1))
+    assert most_probable(torch.tensor([[[0.0], [1.0], [1.0]]])).tolist() == [[1]]
