@@ -20,7 +20,7 @@ demo: $(READY)  ## adapt a policy to a shifted phantom domain; ends with a table
 	$(BIN)/rl4seg demo
 
 test: $(READY) lint  ## linters, types, import contracts and tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 25 --durations-min 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 25 --durations-min 15
 
 lint: $(READY)  ## formatting, linters, types, import contracts
 	$(BIN)/ruff format --check .

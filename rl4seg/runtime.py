@@ -48,7 +48,8 @@ def start(config: RuntimeConfig) -> Runtime:
         raise ConfigError(f"runtime.device={name!r} is no device; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"runtime.device={name!r}, but no CUDA device is visible; use runtime.device=cpu")
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    if config.threads or "OMP_NUM_THREADS" not in os.environ:  # which torch has read itself
+        torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")

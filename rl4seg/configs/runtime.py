@@ -19,6 +19,9 @@ class RuntimeConfig(Config):
         default="auto", description="auto: bfloat16 autocast on CUDA, float32 on CPU."
     )
     threads: int | None = Field(
-        default=None, ge=1, description="CPU threads of torch. Null: every core this process may use."
+        default=None,
+        ge=1,
+        description="CPU threads of torch. Null: OMP_NUM_THREADS, or every core this process may use; where others use "
+        "them too, one thread can be ten times as quick.",
     )
     batch_size: int = Field(default=64, ge=1, description="Images per forward pass where nothing is learned.")
