@@ -29,7 +29,9 @@ from rl4seg.trends import regression_line
 PAGE, FIGURES = "report.html", "tuning.json"
 REFERENCE = "CE continued"
 MEASURES = ("miou", "dice", "accuracy", "boundary", "hausdorff", "validity", "reward")
+HEADS = {"miou": "mIoU", "dice": "Dice", "boundary": "boundary F1"}
 NEED = 2.0  # standard errors of a difference over seeds that are called more than noise
+FEW = 3  # seeds that it takes to say so
 
 
 class ArmFolder(NamedTuple):
@@ -50,6 +52,9 @@ class ArmRow(Config):
     over_reference: MeanSd | None = Field(
         default=None, description="mIoU less that of the reference arm, seed by seed."
     )
+    over_start: MeanSd | None = Field(
+        default=None, description="mIoU less that of the policy before tuning, seed by seed."
+    )
     slope: float | None = Field(
         default=None, description="mIoU of the validation per 100 steps, regression line."
     )
@@ -64,7 +69,7 @@ class TuningContent(Config):
     cases: int = Field(description="Held-out cases per seed.")
     reference: str = Field(description="The arm that the others are compared with.")
     rows: tuple[ArmRow, ...] = Field(description="The arms.")
-    verdict: str = Field(description="What can be said.")
+    verdict: tuple[str, ...] = Field(description="What can be said.")
 
 
 @dataclass(frozen=True)
@@ -121,35 +126,49 @@ def _row(arm: str, seen: Sequence[_Seed], reference: str) -> ArmRow:
         name: _mean_sd([item.measures[name] for item in own if name in item.measures])
         for name in dict.fromkeys(name for item in own for name in item.measures)
     }
-    base = {item.seed: item.measures["miou"] for item in seen if item.arm == reference}
-    gains = [item.measures["miou"] - base[item.seed] for item in own if item.seed in base]
     slopes = [item.slope for item in own if item.slope is not None]
     return ArmRow(
         arm=arm,
         seeds=len(own),
         measures=measures,
-        over_reference=_mean_sd(gains) if gains and arm != reference else None,
+        over_reference=_gain(own, seen, reference),
+        over_start=_gain(own, seen, START),
         slope=float(np.mean(slopes)) if slopes else None,
     )
+
+
+def _gain(own: Sequence[_Seed], seen: Sequence[_Seed], other: str) -> MeanSd | None:
+    base = {item.seed: item.measures["miou"] for item in seen if item.arm == other}
+    gains = [item.measures["miou"] - base[item.seed] for item in own if item.seed in base]
+    return _mean_sd(gains) if gains and own[0].arm != other else None
 
 
 def _mean_sd(values: Sequence[float]) -> MeanSd:
     return MeanSd(mean=float(np.mean(values)), sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
 
 
-def verdict(rows: Sequence[ArmRow], reference: str) -> str:
-    """Whether the tuning beats the reference by more than the spread over the seeds lets expect by chance."""
+def verdict(rows: Sequence[ArmRow], reference: str) -> tuple[str, ...]:
+    """Whether the tuning beats the reference, and its own start, by more than the spread over the seeds explains."""
     main = next(row for row in rows if row.arm == MAIN)
-    gain = main.over_reference
-    if gain is None:
-        return f"{MAIN} was not compared with anything."
-    said = f"{MAIN} has {gain.mean:+.4f} mIoU against {reference}"
-    if main.seeds < 3:
-        return f"{said}, in {main.seeds} seed(s): too few to say whether that is more than noise."
-    error = gain.sd / main.seeds**0.5
-    if abs(gain.mean) <= NEED * error:
-        return f"{said} (± {gain.sd:.4f} over {main.seeds} seeds): within the noise."
-    return f"{said} (± {gain.sd:.4f} over {main.seeds} seeds): {'better' if gain.mean > 0 else 'worse'} than by chance."
+    said = [_against(main, reference, main.over_reference)] if main.over_reference else []
+    if reference != START and main.over_start:
+        said.append(_against(main, START, main.over_start))
+    compared = [row for row in rows if row.arm != reference and row.over_reference]
+    if main.seeds >= FEW and compared:
+        best = max(compared, key=lambda row: row.over_reference.mean if row.over_reference else 0.0)
+        value = best.measures["miou"]
+        said.append(f"Highest in the mean: {best.arm}, mIoU {value.mean:.3f} ± {value.sd:.3f}.")
+    return tuple(said) or (f"{MAIN} was not compared with anything.",)
+
+
+def _against(row: ArmRow, other: str, gain: MeanSd) -> str:
+    said = f"{row.arm} has {gain.mean:+.3f} mIoU against {other}"
+    if row.seeds < FEW:
+        return f"{said}, in {row.seeds} seed(s): too few to say whether that is more than noise."
+    said += f" (± {gain.sd:.3f} over {row.seeds} seeds)"
+    if abs(gain.mean) <= NEED * gain.sd / row.seeds**0.5:
+        return f"{said}: within the noise."
+    return f"{said}: {'better' if gain.mean > 0 else 'worse'} by more than chance."
 
 
 def write(content: TuningContent, folders: Sequence[ArmFolder], out: Path) -> None:
@@ -161,7 +180,7 @@ def write(content: TuningContent, folders: Sequence[ArmFolder], out: Path) -> No
         _write_tidy(name, folders, out)
     shown = [name for name in MEASURES if any(name in row.measures for row in content.rows)]
     page = template("tuning.html", {"form": _form}).render(
-        content=content, measures=shown, charts=charts(folders, content.reference), glossary={}
+        content=content, measures=shown, heads=HEADS, charts=charts(folders, content.reference), glossary={}
     )
     (out / PAGE).write_text(page, encoding="utf-8")
 
@@ -169,7 +188,7 @@ def write(content: TuningContent, folders: Sequence[ArmFolder], out: Path) -> No
 def _form(value: MeanSd | None, seeds: int, sign: str = "") -> str:
     if value is None:
         return "–"
-    return f"{value.mean:{sign}.4f}" + (f" ± {value.sd:.4f}" if seeds > 1 else "")
+    return f"{value.mean:{sign}.3f}" + (f" ± {value.sd:.3f}" if seeds > 1 else "")
 
 
 def _write_tidy(name: str, folders: Sequence[ArmFolder], out: Path) -> None:
@@ -203,7 +222,8 @@ def show_tuning(run_folder: Path) -> Path:
         values += [_form(row.measures[name], row.seeds) for name in ("dice", "boundary")]
         table.add_row(row.arm, *values)
     out.print(table)
-    out.print(f"- {content.verdict}", highlight=False, markup=False)
+    for sentence in content.verdict:
+        out.print(f"- {sentence}", highlight=False, markup=False)
     page = run_folder / PAGE
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
     return page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,33 +14,45 @@ from flows.reporting.tuning import ArmFolder, validation
 from rl4seg.trends import against, exponential_mean, regression_line, rolling_mean
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#7c3aed", "#8c6d31", "#56b4e9", "#b91c1c")
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))  # once round the colours, the next kind of line
 WINDOW, KEEP = 5, 0.7
 Curve = tuple[list[float], list[float]]
+Look = tuple[str, Any]
+"""Colour and kind of a line."""
 
 
-def charts(folders: Sequence[ArmFolder], reference: str) -> tuple[Chart, ...]:
-    """All of them: one of all arms, one of the differences, and one per arm with its trends. Means over seeds."""
+class Charts(NamedTuple):
+    """Those of all arms, and those of one arm each."""
+
+    together: tuple[Chart, ...] = ()
+    single: tuple[Chart, ...] = ()
+
+
+def charts(folders: Sequence[ArmFolder], reference: str) -> Charts:
+    """One of all arms, one of the differences, and one per arm with its trends. Means over seeds."""
     curves = {
         arm: mean_curve([validation(folder) for folder in folders if folder.arm == arm])
         for arm in dict.fromkeys(folder.arm for folder in folders)
     }
     known = {arm: curve for arm, curve in curves.items() if len(curve[0]) > 1}
     if not known:
-        return ()
-    tints = {arm: COLOURS[place % len(COLOURS)] for place, arm in enumerate(known)}
+        return Charts()
+    count = len(COLOURS)
+    looks = {arm: (COLOURS[n % count], DASHES[n // count % len(DASHES)]) for n, arm in enumerate(known)}
     out = [
-        draw("mIoU of the validation", "mIoU over steps, one line per arm", _lines(known, tints), (7.4, 3.4))
+        draw("mIoU of the validation", "mIoU over steps, one line per arm", _lines(known, looks), (7.4, 3.6))
     ]
     if reference in known and len(known) > 1:
         apart = {
             arm: _difference(curve, known[reference]) for arm, curve in known.items() if arm != reference
         }
         title = f"mIoU less that of {reference}"
-        out.append(draw(title, f"{title} over steps", _lines(apart, tints, zero=True), (7.4, 3.0)))
-    return tuple(out) + tuple(
-        draw(arm, f"mIoU of {arm} over steps with its trends", _trends(curve, tints[arm]), (3.7, 2.8))
+        out.append(draw(title, f"{title} over steps", _lines(apart, looks, zero=True), (7.4, 3.6)))
+    single = [
+        draw(arm, f"mIoU of {arm} over steps with its trends", _trends(curve, looks[arm][0]), (3.7, 2.8))
         for arm, curve in known.items()
-    )
+    ]
+    return Charts(tuple(out), tuple(single))
 
 
 def mean_curve(metrics: Sequence[dict[str, list[float]]]) -> Curve:
@@ -59,13 +72,25 @@ def _axes(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _lines(curves: dict[str, Curve], tints: dict[str, str], zero: bool = False) -> Callable[[Axes], None]:
+def _lines(curves: dict[str, Curve], looks: dict[str, Look], zero: bool = False) -> Callable[[Axes], None]:
     def paint(axes: Axes) -> None:
         for arm, (steps, values) in curves.items():
-            axes.plot(steps, values, color=tints[arm], linewidth=1.5, marker="o", markersize=2.5, label=arm)
+            colour, dashes = looks[arm]
+            axes.plot(
+                steps,
+                values,
+                color=colour,
+                linestyle=dashes,
+                linewidth=1.5,
+                marker="o",
+                markersize=2.5,
+                label=arm,
+            )
         if zero:
             axes.axhline(0, color=INK, linewidth=0.8)
-        axes.legend(fontsize=7, ncols=2)
+        axes.legend(
+            fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5)
+        )  # beside the lines, not on them
         _axes(axes)
 
     return paint

@@ -188,12 +188,26 @@ def test_files_of_ones_own_are_found_from_elsewhere(
 
 
 def test_the_verdict_goes_by_the_spread_over_seeds() -> None:
-    def row(gain: float, sd: float, seeds: int) -> ArmRow:
-        return ArmRow(arm=MAIN, seeds=seeds, measures={}, over_reference={"mean": gain, "sd": sd})  # type: ignore[arg-type]
+    def said(gain: float, sd: float, seeds: int, over_start: float | None = None) -> str:
+        content = {
+            "arm": MAIN,
+            "seeds": seeds,
+            "measures": {"miou": {"mean": 0.5, "sd": sd}},
+            "over_reference": {"mean": gain, "sd": sd},
+            "over_start": None if over_start is None else {"mean": over_start, "sd": sd},
+        }
+        return "\n".join(verdict([ArmRow.model_validate(content)], "CE continued"))
 
     # standard error .01 / sqrt(4) = .005; two of them .01
-    assert "within the noise" in verdict([row(0.009, 0.01, 4)], "CE continued")
-    assert "better than by chance" in verdict([row(0.011, 0.01, 4)], "CE continued")
-    assert "worse than by chance" in verdict([row(-0.011, 0.01, 4)], "CE continued")
-    assert "too few" in verdict([row(0.5, 0.0, 2)], "CE continued")
+    assert "within the noise" in said(0.009, 0.01, 4)
+    assert "better by more than chance" in said(0.011, 0.01, 4)
+    assert "worse by more than chance" in said(-0.011, 0.01, 4)
+    assert "too few" in said(0.5, 0.0, 2)
+    # better than the rival, and yet worse than what it started from: both are said
+    both = said(0.011, 0.01, 4, over_start=-0.02).splitlines()
+    assert [line.rpartition(": ")[2] for line in both[:2]] == [
+        "better by more than chance.",
+        "worse by more than chance.",
+    ]
+    assert f"against {START}" in both[1]
     assert "CE continued" in reward_tuning_config.RIVAL_NAMES.values()
