@@ -89,19 +89,20 @@ def config_of(scenario: Scenario) -> AutoIterationConfig:
 NORMAL: dict[str, tuple[float, dict[str, Any]]] = {
     "mild": (0.6, {}),
     "hard": (1.0, {"ppo.learning_rate": 1e-3}),
-    "no anchor": (0.8, {"ppo.anchor_weight": 0.0, "ppo.learning_rate": 2e-4}),
+    "no anchor": (0.8, {"ppo.anchor_weight": 0.0, "ppo.accepted_images": "judged", "ppo.learning_rate": 2e-4}),
     "quick": (0.8, {"ppo.learning_rate": 3e-3}),
 }  # fmt: skip
 """Runs that nobody broke: shift of the target and what differs from the config. Some degrade by themselves."""
 
 LEARNED = {
     "ppo.anchor_weight": 0.0,
+    "ppo.accepted_images": "judged",
     "ppo.reward": {"verdict": 0.0, "learned": 1.0},
 }
 PLANTS: dict[str, dict[str, Any]] = {
     "inverted reward": LEARNED,
     "random reward": LEARNED,
-    "background reward": {"ppo.anchor_weight": 0.0},
+    "background reward": {"ppo.anchor_weight": 0.0, "ppo.accepted_images": "judged"},
     "learning rate .05": {"ppo.learning_rate": 0.05},
 }
 CHOOSING, SCORING = (0, 1), (2, 3)
