@@ -1,0 +1,187 @@
+"""Rows of labelled images before anything is decoded: of a CSV file, of a folder per class, of an NPZ.
+
+Every row knows its name, which messages begin with: the line of a CSV file, the file, the place in an NPZ.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from reward_data import pictures
+from reward_data.errors import DataError
+from reward_data.native import PICTURE_ENDINGS, decoding, ending
+from reward_data.types import UInt8
+
+TRAIN, TEST = "train", "test"
+SPLIT_NAMES = {"train": TRAIN, "val": TEST, "valid": TEST, "test": TEST}
+HEADER = ("label", "path")
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One labelled image that has not been decoded: ``where`` names it, ``decode`` gives (C, H, W) uint8.
+
+    ``file`` is its own file, where it has one.
+    """
+
+    where: str
+    label: str
+    split: str | None
+    decode: Callable[[], UInt8]
+    file: Path | None = None
+
+
+# --- the three forms -------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path) -> list[ImageRow]:
+    """The rows of a CSV file, a folder or an NPZ; no image file is opened.
+
+    Raises:
+        DataError: nothing there, or a row that cannot be used.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder; wanted a CSV of label,path, a folder or an NPZ")
+    if path.is_dir():
+        rows = _tree_rows(path)
+    elif path.suffix.lower() == ".npz":
+        rows = _npz_rows(path)
+    else:
+        rows = _csv_rows(path)
+    if not rows:
+        raise DataError(f"{path}: no labelled images found; wanted one row or file at least")
+    return rows
+
+
+def _csv_rows(path: Path) -> list[ImageRow]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a CSV file ({error}); save it as UTF-8 text") from error
+    columns = list(HEADER)
+    if lines and "path" in [cell.lower() for cell in lines[0][1]]:
+        columns = [cell.lower() for cell in lines.pop(0)[1]]
+    if not set(HEADER) <= set(columns) or not set(columns) <= {*HEADER, "split"}:
+        raise DataError(f"{path}: columns {columns}, wanted label,path or label,path,split")
+    return [_csv_row(path, number, cells, columns) for number, cells in lines]
+
+
+def _csv_row(path: Path, number: int, cells: list[str], columns: list[str]) -> ImageRow:
+    where = f"{path} line {number}"
+    if len(cells) != len(columns):
+        raise DataError(f"{where}: {len(cells)} columns, wanted {len(columns)}: {','.join(columns)}")
+    row = dict(zip(columns, cells))
+    if not row["label"] or not row["path"]:
+        raise DataError(f"{where}: label {row['label']!r} and path {row['path']!r} must both be given")
+    split = row.get("split", "")
+    if split and split not in SPLIT_NAMES:
+        raise DataError(f"{where}: split {split!r}, wanted one of {', '.join(SPLIT_NAMES)} or nothing")
+    file = path.parent / row["path"]
+    if not file.is_file():
+        raise DataError(f"{where}: no such file {file}; paths are relative to the CSV file: correct it")
+    return ImageRow(where, row["label"], SPLIT_NAMES.get(split), lambda: _decoded(file, where), file)
+
+
+def _tree_rows(root: Path) -> list[ImageRow]:
+    splits = {name: root / name for name in SPLIT_NAMES if (root / name).is_dir()}
+    rows: list[ImageRow] = []
+    for name, folder in splits.items() or {"": root}.items():
+        for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
+            files = sorted(p for p in class_folder.iterdir() if ending(p) in PICTURE_ENDINGS)
+            rows += [
+                ImageRow(str(file), class_folder.name, SPLIT_NAMES.get(name), _decoder(file))
+                for file in files
+            ]
+    return rows
+
+
+def _npz_rows(path: Path) -> list[ImageRow]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(
+            f"{path}: cannot be read as an NPZ without objects ({error}); save it again"
+        ) from error
+    label = arrays.get("label", arrays.get("labels"))
+    if label is None or not ("images" in arrays or {"jpeg_blob", "offset"} <= arrays.keys()):
+        raise DataError(
+            f"{path}: has the arrays {sorted(arrays)}, wanted label and images, or label, jpeg_blob and offset"
+        )
+    decoders = _arrays(path, arrays["images"]) if "images" in arrays else _encoded(path, arrays)
+    if len(label) != len(decoders):
+        raise DataError(f"{path}: {len(label)} labels for {len(decoders)} images; wanted one each")
+    names = [str(name) for name in arrays.get("classes", [])]
+    words = [_class_word(path, i, value, names) for i, value in enumerate(label.tolist())]
+    return [
+        ImageRow(f"{path} image {i}", word, None, decode)
+        for i, (word, decode) in enumerate(zip(words, decoders))
+    ]
+
+
+def _class_word(path: Path, row: int, value: Any, names: Sequence[str]) -> str:
+    if not names:
+        return str(value)
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise DataError(f"{path} image {row}: label {value!r}, but classes names 0..{len(names) - 1}")
+    return names[value]
+
+
+def _arrays(path: Path, images: npt.NDArray[Any]) -> list[Callable[[], UInt8]]:
+    colour = images.ndim == 4 and images.shape[-1] in (1, 3)
+    if images.dtype != np.uint8 or not (images.ndim == 3 or colour):
+        raise DataError(
+            f"{path}: images have the shape {images.shape} and type {images.dtype}, wanted uint8 of shape (N, H, W) "
+            "or (N, H, W, 3)"
+        )
+    channels = np.moveaxis(images, -1, 1) if colour else images[:, None]
+    return [lambda i=i: np.ascontiguousarray(channels[i]) for i in range(len(channels))]  # type: ignore[misc]
+
+
+def _encoded(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> list[Callable[[], UInt8]]:
+    blob, offset = arrays["jpeg_blob"].astype(np.uint8, copy=False).tobytes(), arrays["offset"].tolist()
+    if offset[:1] != [0] or offset[-1] != len(blob) or any(a > b for a, b in itertools.pairwise(offset)):
+        raise DataError(
+            f"{path}: offset must rise from 0 to {len(blob)}, the length of jpeg_blob; save it again"
+        )
+
+    def decoder(i: int) -> Callable[[], UInt8]:
+        return lambda: _picture(io.BytesIO(blob[offset[i] : offset[i + 1]]), f"{path} image {i}")
+
+    return [decoder(i) for i in range(len(offset) - 1)]
+
+
+# --- pixels ----------------------------------------------------------------------------------------------------------
+
+
+def _decoder(file: Path) -> Callable[[], UInt8]:
+    return lambda: _decoded(file, str(file))
+
+
+def _decoded(file: Path, where: str) -> UInt8:
+    """A picture file as (C, H, W) uint8; a message that does not begin with the row's name gets it."""
+    try:
+        values = pictures.read(file).values
+    except DataError as error:
+        raise DataError(f"{where}: {error}" if where != str(file) else str(error)) from error
+    if values.dtype == np.uint8:
+        return values
+    return np.rint(values / max(1.0, float(values.max())) * 255).astype(np.uint8)
+
+
+def _picture(stream: io.BytesIO, where: str) -> UInt8:
+    with decoding(Path(where)), Image.open(stream) as image:
+        values = np.asarray(image.convert("L" if image.mode == "L" else "RGB"))
+    return values[None] if values.ndim == 2 else np.ascontiguousarray(np.moveaxis(values, -1, 0))
