@@ -99,6 +99,33 @@ PIPELINES = (
         shown_by="flows.reporting.tuning:show_tuning",
         preset="reward_tuning/demo",
     ),
+    Pipeline(
+        name="paser",
+        flow_at="flows.paser:paser",
+        config_at="flows.paser_config:PaserConfig",
+        checked_by="flows.paser_config:check",
+        result="paser.json",
+        shown_by="flows.reporting.paser:show_paser",
+        preset="paser/demo",
+    ),
+    Pipeline(
+        name="patchdrop",
+        flow_at="flows.patchdrop:patchdrop",
+        config_at="flows.patchdrop_config:PatchDropConfig",
+        checked_by="flows.patchdrop_config:check",
+        result="patchdrop.json",
+        shown_by="flows.reporting.patchdrop:show_drop",
+        preset="patchdrop/demo",
+    ),
+    Pipeline(
+        name="patchdrop-windows",
+        flow_at="flows.patchdrop_windows:patchdrop_windows",
+        config_at="flows.patchdrop_windows_config:PatchDropWindowsConfig",
+        checked_by="flows.patchdrop_windows_config:check",
+        result="windows.json",
+        shown_by="flows.reporting.patchdrop_windows:show_windows",
+        preset="patchdrop/windows_demo",
+    ),
 )
 
 

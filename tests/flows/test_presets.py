@@ -20,7 +20,10 @@ def test_the_configs_are_shipped() -> None:
         f"auto_iteration/{name}" for name in ("camus_a4c_to_a2c", "camus_a4c_to_a2c_shifted", "demo", "paper")
     )
     tuning = (f"reward_tuning/{name}" for name in ("demo", "micrographs"))
-    assert ["ablate/demo", *loop, "compare/demo", *tuning] == NAMES
+    names = ("cifar10", "cifar10_full", "demo", "large_images", "superalloy", "windows_demo")
+    drop = (f"patchdrop/{name}" for name in names)
+    routing = (f"paser/{name}" for name in ("demo", "superalloy"))
+    assert ["ablate/demo", *loop, "compare/demo", *routing, *drop, *tuning] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

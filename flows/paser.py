@@ -1,0 +1,154 @@
+"""PaSeR as a flow: several networks, and a policy that spends the large ones only where they pay.
+
+Read it from the bottom: `paser` is the whole story,
+
+    import -> large, medium -> tiny (shown by the large one) -> costs -> policy -> finetune -> calibrate
+           -> evaluate -> time -> package -> report
+
+Every call below is a cached stage: run the flow a second time and each one answers from the artifact store.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+from flows import paser_config, preflight
+from flows.config_loader import dump_config
+from flows.paser_config import PaserConfig
+from flows.paser_tasks import (
+    CostsRef,
+    Described,
+    PaserRecord,
+    PaserReport,
+    RouterRef,
+    calibrate_router,
+    evaluate_routing,
+    finetune,
+    import_micrographs,
+    measure_net_costs,
+    package_router,
+    pretrain_net,
+    time_routing,
+    train_policy,
+    write_paser_report,
+)
+from flows.prefect_settings import flow
+from flows.restart import restarted_from
+from flows.run_environment import run_environment
+from flows.run_folder import versions
+from flows.stages import current_environment
+from flows.store import CaseSet, PackageRef, Policy
+from flows.tasks import import_dataset
+from reward_data.types import LabelMap
+
+POLICY_FOLDER, PACKAGE = "policy", "package.json"
+
+
+def imported(config: PaserConfig) -> CaseSet:
+    """The labelled images on the networks' grid."""
+    if config.micrographs is not None:
+        return import_micrographs.named("import")(config.micrographs, config.preprocess)
+    assert config.dataset is not None
+    return import_dataset.named("import")(*preflight.dataset_inputs(config.dataset), config.preprocess)
+
+
+def pretrained(config: PaserConfig, prefix: str, cases: CaseSet, seed: int) -> tuple[Policy, ...]:
+    """All networks, the largest trained first: it shows the smallest how."""
+    found: dict[int, Policy] = {}
+    for place in reversed(range(len(config.nets))):
+        member = config.nets[place]
+        learned, last = config.pretraining.distillation, len(config.nets) - 1
+        distil = learned.kind != "none" and (place == 0 or (learned.into == "all" and place < last))
+        found[place] = pretrain_net.named(f"{prefix}{member.name} · pretrain")(
+            member, config.pretraining, config.class_weights, config.routing, config.shares, cases,
+            found[last] if distil else None, seed,
+        )  # fmt: skip
+    return tuple(found[place] for place in range(len(config.nets)))
+
+
+def one_seed(config: PaserConfig, cases: CaseSet, seed: int) -> PaserRecord:
+    """Everything of one seed."""
+    prefix = f"seed {seed} · " if len(config.all_seeds()) > 1 else ""
+    names = tuple(member.name for member in config.nets)
+    # The networks, each on crops of the images of the first stage, and what they cost.
+    nets = pretrained(config, prefix, cases, seed)
+    timed_on = config.runtime if config.reward.cost == "latency" else None
+    costs: CostsRef = measure_net_costs.named(f"{prefix}costs")(names, nets, config.routing, cases, timed_on)
+    # The policy on images of its own, then policy and nets in turn on others.
+    trained: RouterRef = train_policy.named(f"{prefix}policy")(
+        names, nets, config.routing, config.reward, costs, config.policy, config.shares, cases, seed
+    )
+    router = trained
+    if config.finetuning.steps:
+        router = finetune.named(f"{prefix}finetune")(
+            router,
+            config.reward,
+            config.policy,
+            config.finetuning,
+            config.class_weights,
+            config.shares,
+            cases,
+            seed,
+        )
+    # Which threshold spends how much; then what it is worth, and how long it takes.
+    router = calibrate_router.named(f"{prefix}calibrate")(
+        router, config.shares, config.evaluation.budget, cases, seed
+    )
+    evaluation = evaluate_routing.named(f"{prefix}evaluate")(config.evaluation, router, cases, seed)
+    latency = time_routing.named(f"{prefix}latency")(
+        config.evaluation, router, evaluation, cases, config.runtime
+    )
+    return PaserRecord(seed=seed, trained=trained, router=router, evaluation=evaluation, latency=latency)
+
+
+def stages(config: PaserConfig) -> PaserReport:
+    """Every stage of a run, from the images to the report; the router of the first seed is handed out."""
+    cases = imported(config)
+    records = tuple(one_seed(config, cases, seed) for seed in config.all_seeds())
+    labels = LabelMap(names=config.class_names) if config.dataset is None else config.dataset.labels
+    described = Described(labels=labels, preprocess=config.preprocess)
+    hand_out(package_router(described, records[0].router, cases), config.name)
+    return write_paser_report(config.name, dump_config(config), records)
+
+
+def hand_out(package: PackageRef, name: str) -> None:
+    """Copy the model package into ``policy/`` of the run folder, if there is one."""
+    here = current_environment()
+    if here.plan is not None or here.run_folder is None:
+        return
+    artifact = here.store.path(package)
+    shutil.rmtree(here.run_folder.path / POLICY_FOLDER, ignore_errors=True)
+    here.run_folder.publish(artifact, POLICY_FOLDER)
+    spec = json.loads((artifact / PACKAGE).read_text(encoding="utf-8")) | {
+        "name": name,
+        "made_with": versions(),
+    }
+    here.run_folder.write(f"{POLICY_FOLDER}/{PACKAGE}", json.dumps(spec, indent=1) + "\n")
+
+
+def published(report: PaserReport) -> PaserReport:
+    """Copy the report into the run folder, if there is one."""
+    here = current_environment()
+    if here.plan is None and here.run_folder is not None:
+        here.run_folder.publish(here.store.path(report))
+    return report
+
+
+@flow(
+    name="paser",
+    flow_run_name="paser {config.name}",
+    persist_result=False,
+    validate_parameters=True,
+)
+def paser(config: PaserConfig, restart_from: str | None = None) -> PaserReport:
+    """Train networks and a routing policy, and compare it with its rivals; the result is the report's artifact.
+
+    Args:
+        config: What to run.
+        restart_from: A stage that runs anew with all that follow from it, e.g. policy; empty = none.
+    """
+    with run_environment(config):
+        paser_config.check(config)
+        with restarted_from(restart_from, stages, config):
+            return published(stages(config))

@@ -1,0 +1,284 @@
+"""The report of PaSeR: every method over seeds, curves of IoU against cost and time, and where the nets are spent.
+
+``paser.json`` has everything on the page but the pictures; ``paser.csv`` has one row per method and seed,
+``curves.csv`` one per point of every curve.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import Field
+from rich import box
+from rich.table import Table
+
+from flows.console import console
+from flows.reporting.data import MeanSd
+from flows.reporting.templates import template
+from reward_data.types import Config
+from rl4seg.paser.figures import (
+    CASCADE,
+    ORACLE,
+    POLICY,
+    RANDOM,
+    TRAINED,
+    Latency,
+    Point,
+    RouterSpec,
+    RoutingFigures,
+)
+
+PAGE, FIGURES = "report.html", "paser.json"
+IOU_GOAL, TIME_GOAL = 0.01, 0.6  # the largest net's IoU within a point, at no more than 60 % of its time
+SLACK = 1e-6
+
+
+class SeedFolder(NamedTuple):
+    """Where the files of one seed are."""
+
+    seed: int
+    router: Path
+    trained: Path
+    evaluation: Path
+    latency: Path
+
+
+class SeedFigures(NamedTuple):
+    """The files of one seed, read."""
+
+    seed: int
+    figures: RoutingFigures
+    latency: Latency
+    spec: RouterSpec
+
+
+class MethodRow(Config):
+    """One method: mean and standard deviation over the seeds of its means over the held-out images."""
+
+    method: str = Field(description="Which one.")
+    iou: MeanSd = Field(description="Mean IoU of whole images.")
+    gflop: MeanSd = Field(description="GFLOP per image with the overhead that the method has.")
+    bare_gflop: MeanSd = Field(description="GFLOP per image without dropout passes and policy.")
+    ms: MeanSd | None = Field(description="Measured ms per image, overhead included.")
+    bare_ms: MeanSd | None = Field(default=None, description="The same with the decisions given.")
+    efficiency: MeanSd = Field(description="IoU per GFLOP, overhead included.")
+    bare_efficiency: MeanSd = Field(description="IoU per GFLOP without it.")
+    patches: tuple[float, ...] = Field(description="Share of the patches by net.")
+
+
+class PaserContent(Config):
+    """Everything on the page but the pictures."""
+
+    run_name: str = Field(description="Name of the run.")
+    config: str = Field(description="Its configuration.")
+    split: str = Field(description="Which images were measured.")
+    images: int = Field(description="How many per seed.")
+    seeds: int = Field(description="How many seeds.")
+    nets: tuple[str, ...] = Field(description="Names, the smallest first.")
+    parameters: tuple[int, ...] = Field(description="Weights of each.")
+    patch_gflop: tuple[float, ...] = Field(description="GFLOP of each on one patch.")
+    costs: tuple[float, ...] = Field(description="cost of each in the reward.")
+    budget: float = Field(description="The budget asked for.")
+    basis: str = Field(description="What the threshold was calibrated on.")
+    device: str = Field(description="What was timed on.")
+    rows: tuple[MethodRow, ...] = Field(description="The methods.")
+    over_cascade: MeanSd = Field(
+        description="Least of the policy's IoU less the cascade's at equal cost, by seed."
+    )
+    above_cascade: float = Field(
+        description="Share of the points of the policy's curves that are not below it."
+    )
+    verdict: tuple[str, ...] = Field(description="What can be said.")
+
+
+def read(folder: SeedFolder) -> SeedFigures:
+    """The figures of one seed."""
+    return SeedFigures(
+        folder.seed,
+        RoutingFigures.model_validate_json((folder.evaluation / "routing.json").read_text("utf-8")),
+        Latency.model_validate_json((folder.latency / "latency.json").read_text("utf-8")),
+        RouterSpec.model_validate_json((folder.router / "router.json").read_text("utf-8")),
+    )
+
+
+def collect(run_name: str, config_yaml: str, folders: Sequence[SeedFolder]) -> PaserContent:
+    """Read all seeds and say what they show."""
+    seen = [read(folder) for folder in folders]
+    first = seen[0]
+    rows = tuple(_row(name, seen) for name in first.figures.rows)
+    inside = [_inner(item) for item in seen]
+    apart = [value for values in inside for value in values]
+    over = _mean_sd([min(values) if values else 0.0 for values in inside])
+    above = float(np.mean([value >= -SLACK for value in apart])) if apart else 1.0
+    curve = first.spec.curve
+    return PaserContent(
+        run_name=run_name,
+        config=config_yaml,
+        split=first.figures.split,
+        images=first.figures.images,
+        seeds=len(seen),
+        nets=first.figures.nets,
+        parameters=first.spec.costs.parameters,
+        patch_gflop=tuple(2e-9 * macs for macs in first.spec.costs.patch_macs),
+        costs=first.spec.shares,
+        budget=first.figures.budget,
+        basis="nothing" if curve is None else f"{curve.images} {curve.basis}",
+        device=f"{first.latency.device}, {first.latency.threads} thread(s)",
+        rows=rows,
+        over_cascade=over,
+        above_cascade=above,
+        verdict=verdict(rows, first.figures.nets, over, above),
+    )
+
+
+def _inner(item: SeedFigures) -> list[float]:
+    """IoU over the cascade's along the policy's curve."""
+    return [difference for _, difference in item.figures.over_cascade]
+
+
+def _row(method: str, seen: Sequence[SeedFigures]) -> MethodRow:
+    points = [item.figures.rows[method] for item in seen]
+    times = [item.latency.ms[method] for item in seen if method in item.latency.ms]
+    given = f"{POLICY}, decisions given"
+    bare = [item.latency.ms[given] for item in seen if method == POLICY and given in item.latency.ms]
+    return MethodRow(
+        method=method,
+        iou=_mean_sd([p.iou for p in points]),
+        gflop=_mean_sd([p.gflop for p in points]),
+        bare_gflop=_mean_sd([p.bare_gflop for p in points]),
+        ms=_mean_sd(times) if times else None,
+        bare_ms=_mean_sd(bare) if bare else None,
+        efficiency=_mean_sd([p.iou / p.gflop for p in points]),
+        bare_efficiency=_mean_sd([p.iou / p.bare_gflop for p in points]),
+        patches=tuple(np.mean([p.patches for p in points], axis=0).tolist()),
+    )
+
+
+def _mean_sd(values: Sequence[float]) -> MeanSd:
+    return MeanSd(mean=float(np.mean(values)), sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+
+
+def verdict(rows: Sequence[MethodRow], nets: Sequence[str], over: MeanSd, above: float) -> tuple[str, ...]:
+    """Whether the policy keeps the largest net's IoU in less time, and whether it beats the cascade."""
+    named = {row.method: row for row in rows}
+    own, largest, rival = named[POLICY], named[nets[-1]], named[CASCADE]
+    lost = largest.iou.mean - own.iou.mean
+    said = [f"IoU {own.iou.mean:.3f} against {largest.iou.mean:.3f} of {nets[-1]} everywhere"]
+    reached = lost <= IOU_GOAL
+    if own.ms is not None and largest.ms is not None:
+        ratio = own.ms.mean / largest.ms.mean
+        said.append(f"in {100 * ratio:.0f} % of its measured time")
+        reached = reached and ratio <= TIME_GOAL
+    goal = f"the goal (within {IOU_GOAL:.2f} at {100 * TIME_GOAL:.0f} % of the time)"
+    gain = own.iou.mean - rival.iou.mean
+    return (
+        f"The policy has {', '.join(said)}: {goal} is {'reached' if reached else 'missed'}.",
+        f"At its cost the best entropy cascade has {rival.iou.mean:.3f}: {gain:+.3f} for the policy. Along its curve "
+        f"the policy is not below the best cascade at no more cost at {100 * above:.0f} % of the points, at worst "
+        f"{over.mean:+.3f}.",
+        f"Chance at equal cost has {named[RANDOM].iou.mean:.3f}, the oracle {named[ORACLE].iou.mean:.3f}.",
+    )
+
+
+def write(content: PaserContent, folders: Sequence[SeedFolder], out: Path) -> None:
+    """Write the page, the figures and the tidy tables."""
+    from flows.reporting.paser_charts import charts, training_chart
+    from flows.reporting.paser_maps import routing_maps
+
+    seen = [read(folder) for folder in folders]
+    (out / FIGURES).write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    _write_csv(out / "paser.csv", _method_rows(seen))
+    _write_csv(out / "curves.csv", _curve_rows(seen))
+    page = template("paser.html", {"form": form, "net_colour": net_colour}).render(
+        content=content,
+        charts=charts(seen),
+        training=training_chart([folder.trained for folder in folders]),
+        maps=routing_maps(folders[0].evaluation, content.nets),
+        glossary={},
+        policy=POLICY,
+        trained=TRAINED,
+    )
+    (out / PAGE).write_text(page, encoding="utf-8")
+
+
+NET_COLOURS = ("#56b4e9", "#e69f00", "#d55e00", "#7c3aed", "#009e73")
+
+
+def net_colour(place: int) -> str:
+    """Colour of a net, by its place."""
+    return NET_COLOURS[place % len(NET_COLOURS)]
+
+
+def form(value: MeanSd | None, seeds: int, places: int = 3) -> str:
+    """Mean ± standard deviation over seeds."""
+    if value is None:
+        return "–"
+    return f"{value.mean:.{places}f}" + (f" ± {value.sd:.{places}f}" if seeds > 1 else "")
+
+
+def _method_rows(seen: Sequence[SeedFigures]) -> Iterable[dict[str, Any]]:
+    for item in seen:
+        for method, point in item.figures.rows.items():
+            yield {
+                "seed": item.seed,
+                "method": method,
+                **_cells(point, item.figures.nets),
+                "ms": item.latency.ms.get(method, ""),
+            }
+
+
+def _curve_rows(seen: Sequence[SeedFigures]) -> Iterable[dict[str, Any]]:
+    for item in seen:
+        for curve, points in item.figures.curves.items():
+            for point in points:
+                yield {"seed": item.seed, "curve": curve, **_cells(point, item.figures.nets)}
+
+
+def _cells(point: Point, nets: Sequence[str]) -> dict[str, Any]:
+    shares = {f"patches_{net}": round(share, 6) for net, share in zip(nets, point.patches, strict=True)}
+    return {
+        "setting": f"{point.setting:.6g}",
+        "iou": f"{point.iou:.6f}",
+        "gflop": f"{point.gflop:.6g}",
+        "bare_gflop": f"{point.bare_gflop:.6g}",
+        "iou_per_gflop": f"{point.iou / point.gflop:.6g}",
+        **shares,
+    }
+
+
+def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    listed = list(rows)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(listed[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(listed)
+
+
+def show_paser(run_folder: Path) -> Path:
+    """Print the table and the verdict of a finished run; returns its page's path."""
+    content, out = PaserContent.model_validate_json((run_folder / FIGURES).read_text("utf-8")), console()
+    table = Table(
+        title=f"{content.run_name}: {content.images} {content.split} images, {content.seeds} seed(s)",
+        title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    table.add_column("method")
+    for head in ("IoU", "GFLOP", "ms", "IoU/GFLOP", *(f"% {net}" for net in content.nets)):
+        table.add_column(head, justify="right")
+    for row in content.rows:
+        values = [
+            form(row.iou, content.seeds),
+            form(row.gflop, content.seeds, 2),
+            form(row.ms, content.seeds, 1),
+        ]
+        values.append(form(row.efficiency, content.seeds, 3))
+        table.add_row(row.method, *values, *(f"{100 * share:.0f}" for share in row.patches))
+    out.print(table)
+    for statement in content.verdict:
+        out.print(f"- {statement}", highlight=False, markup=False)
+    page = run_folder / PAGE
+    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return page
