@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rl4seg.scored_cases import ScoredCase
 
 FOLDER, CASES, FIGURES, PAGE = "evaluation", "cases.csv", "evaluation.json", "evaluation.html"
+CURVE = "trust_curve.csv"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def evaluate_run(
     iteration: int | None,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Score a model, and write ``cases.csv``, ``evaluation.json`` and ``evaluation.html``.
+    """Score a model, and write ``cases.csv``, ``evaluation.json``, ``evaluation.html`` and ``trust_curve.csv``.
 
     Test images are scored where the data set has some, else its validation images, else all.
 
@@ -125,17 +126,21 @@ def overridden(target: DatasetConfig, overrides: Sequence[str]) -> DatasetConfig
 
 
 def _scored(predictor: Predictor, plan: _Plan) -> tuple[list[ScoredCase], str]:
-    """The figures of all cases, and of which split they are."""
+    """The figures of all cases, and of which split they are.
+
+    Images are stored as they are, not in the steps of 1/255 of a run: the policy sees here what `rl4seg predict` shows.
+    """
     from reward_data.case_store import CaseStore, import_cases
     from reward_data.readers import count_cases, read_cases
     from rl4seg.evaluate import held_out
     from rl4seg.scored_cases import score_cases
 
-    spec, total = predictor.spec, count_cases(plan.target)
+    total = count_cases(plan.target)
+    as_they_are = predictor.spec.preprocess.model_copy(update={"dtype": "float32"})
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "cases.h5"
         with StageProgress("reading", console()) as progress:
-            import_cases(read_cases(plan.target), total, spec.preprocess, plan.target.labels, path, progress)
+            import_cases(read_cases(plan.target), total, as_they_are, plan.target.labels, path, progress)
         with CaseStore(path) as store, StageProgress("scoring", console()) as progress:
             indices = held_out(store)
             splits = {store.splits[int(index)] for index in indices}
@@ -171,5 +176,18 @@ def _write(folder: Path, scored: Sequence[ScoredCase], content: Mapping[str, Any
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / CASES, table.getvalue())
+    _write_curve(folder / CURVE, (content["finding"] or {}).get("curve"))
     write_text(folder / FIGURES, json.dumps(content, indent=1) + "\n")
     write_text(folder / PAGE, render(content, rows))
+
+
+def _write_curve(path: Path, curve: Mapping[str, Any] | None) -> None:
+    """What every threshold on trust flags and finds, one per line; no file where no image is bad."""
+    if curve is None:
+        path.unlink(missing_ok=True)  # of an earlier evaluation
+        return
+    names = ("threshold", "flagged", "found")
+    lines = [
+        ",".join(f"{value:.6g}" for value in row) for row in zip(*(curve[n] for n in names), strict=True)
+    ]
+    write_text(path, "\n".join([",".join(names), *lines]) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def write(path: Path, values: npt.NDArray[Any], spacing_mm: tuple[float, ...], a
     if np.allclose(image.header.get_zooms(), sizes, rtol=1e-4):
         image.header.set_zooms(sizes)
     image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    _save(image, path)
 
 
 def write_like(path: Path, values: npt.NDArray[Any], like: Path) -> None:
@@ -88,7 +89,15 @@ def write_like(path: Path, values: npt.NDArray[Any], like: Path) -> None:
     header["cal_max"] = header["cal_min"] = 0
     header.extensions.clear()
     # without an affine of its own the image keeps that of the header, codes included
-    nib.save(reference.__class__(stored.reshape(reference.shape), None, header), path)
+    _save(reference.__class__(stored.reshape(reference.shape), None, header), path)
+
+
+def _save(image: Any, path: Path) -> None:
+    """Compressed in one piece: nibabel hands over a row at a time, which takes longer than compressing."""
+    if path.name.lower().endswith(".gz"):
+        path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
+    else:
+        nib.save(image, path)
 
 
 def _essential(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -55,9 +55,9 @@ class PreprocessConfig(Config):
         le=1,
         description="Clip limit of contrast-limited adaptive histogram equalisation; None: off. RL4Seg uses 0.01.",
     )
-    dtype: Literal["uint8", "float16"] = Field(
+    dtype: Literal["uint8", "float16", "float32"] = Field(
         default="uint8",
-        description="How the case store keeps images: uint8 (steps of 1/255) or float16.",
+        description="How the case store keeps images: uint8 (steps of 1/255), float16, or float32 (as they are).",
     )
 
     @model_validator(mode="after")

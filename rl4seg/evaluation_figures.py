@@ -13,11 +13,14 @@ from reward_data.types import Bool, Float64, Int64
 from rl4seg.metrics import aurc, auroc, excess_aurc, risk_coverage
 from rl4seg.package import TrustFlag
 from rl4seg.scored_cases import ERROR_MAP, SOFTMAX, ScoredCase
+from rl4seg.trust_flag import CurvePoint, flagged_for, found_at, true_curve
 from rl4seg.uncertainty_statistics import calibration_figures, curve_of, interval, resamples
 
 DRAWS = 1000
 DICE_BELOW = 0.8
 """An image is bad if its mean Dice is below this, where the model has no flag that says otherwise."""
+
+FOUND, FLAGGED = 0.8, 0.2  # what is hoped of trust: so many bad images found, so many of all flagged
 
 Figure = dict[str, float | None]
 
@@ -124,12 +127,24 @@ def _finding(
         "oracle_risk": risk_coverage(dice, 1 - dice).tolist(),
         "found": None,
         "flagged": None,
+        "curve": None,
     }
+    if bad.any():
+        found["curve"] = curve_content(true_curve(trust, dice, below))
     if flag is not None:
         marked = trust < flag.threshold
         found["found"] = drawn.figure(lambda chosen: _share(marked[chosen][bad[chosen]]))
         found["flagged"] = drawn.figure(lambda chosen: _share(marked[chosen]))
     return found
+
+
+def curve_content(curve: Sequence[CurvePoint]) -> dict[str, Any]:
+    """What every threshold on trust finds and flags; the best found at `FLAGGED`, the least flagged for `FOUND`."""
+    return {
+        **{name: [getattr(point, name) for point in curve] for name in CurvePoint._fields},
+        "best_found": found_at(curve, FLAGGED),
+        "least_flagged": flagged_for(curve, FOUND),
+    }
 
 
 def _share(marks: Bool) -> float:

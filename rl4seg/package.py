@@ -3,6 +3,7 @@
     model.json, weights.safetensors    the policy (`rl4seg.policies`)
     package.json                       `PackageSpec`: preprocessing, classes, anatomical rules, flag, origin
     reward/                            the calibrated reward net (`rl4seg.reward_net`), where there is one
+    paser/                             the router (`rl4seg.paser.package`) that decides, where there is one
 
 `RUN/policy/` is such a folder. Everything that predicts, checks or exports starts from `load_package`.
 """
@@ -20,6 +21,8 @@ from reward_data.anatomy import RuleSet
 from reward_data.errors import ArtifactError
 from reward_data.preprocess import PreprocessConfig
 from reward_data.types import Config, LabelMap
+from rl4seg.paser.package import FOLDER as ROUTER
+from rl4seg.paser.package import routed_model
 from rl4seg.policies import Model, load_model, save_model
 from rl4seg.reward_net import RewardModel, load_reward_model, save_reward_model
 from rl4seg.runtime import Runtime
@@ -36,7 +39,10 @@ class TrustFlag(Config):
         ge=0, le=1, description="What is to be found: masks with a mean Dice below this."
     )
     sensitivity: float = Field(gt=0, le=1, description="Share of them that the flag was asked to find.")
-    images: int = Field(ge=1, description="Validation images that it was chosen on.")
+    confidence: float | None = Field(
+        default=None, description="How sure of that it was asked to be; null: of those at hand that share."
+    )
+    images: int = Field(ge=1, description="Images and views of them that it was chosen on.")
     bad: int = Field(ge=0, description="How many of them are to be found.")
     found: float | None = Field(
         description="Share of the bad ones that the flag finds; null where there are none."
@@ -121,6 +127,8 @@ def load_package(folder: Path, runtime: Runtime) -> ModelPackage:
     """
     spec = read_spec(folder)
     model = load_model(folder, runtime)
+    if (folder / ROUTER).is_dir():
+        model = routed_model(model, folder / ROUTER, runtime)
     if model.spec.class_names != spec.labels.names or model.spec.shape != spec.preprocess.shape:
         raise ArtifactError(
             f"{folder}: the weights are for {model.spec.class_names} at {model.spec.shape}, {PACKAGE} says "

@@ -22,6 +22,7 @@ from reward_data.types import Case, Float32, Float64, UInt8
 from rl4seg.configs.predict import PredictConfig
 from rl4seg.optimised import optimised
 from rl4seg.package import ModelPackage
+from rl4seg.paser.package import set_budget
 from rl4seg.runtime import Runtime
 from rl4seg.sight import Sight, look
 from rl4seg.windows import lay_on_grid
@@ -69,12 +70,14 @@ class Predictor:
     """A model package ready to be used on images.
 
     Raises:
-        ConfigError: test-time optimisation is asked of a package without a reward net, or by a flag that it has not.
+        ConfigError: a budget is asked of a package without a router, or one that it cannot keep; or test-time
+            optimisation is asked of a package without a reward net, or by a flag that it has not.
     """
 
     def __init__(self, package: ModelPackage, runtime: Runtime, options: PredictConfig | None = None) -> None:
         self.package, self.runtime, self.options = package, runtime, options or PredictConfig()
         self.spec = package.spec
+        set_budget(package.model, self.options.budget)
         optimise = self.options.optimised
         if optimise.rounds and package.reward is None:
             raise ConfigError(
@@ -148,7 +151,7 @@ class Predictor:
             mask=labels,
             error=error,
             trust=trust,
-            violated=self._violated(sight.mask, geometry.spacing_mm),
+            violated=violations(sight.mask, self.spec.rules, geometry.spacing_mm),
             areas=self._areas(labels, geometry.native_spacing_mm if prepared.spacing_known else None),
             flagged=None if flag is None else trust < flag.threshold,
             spacing_mm=geometry.native_spacing_mm,
@@ -206,11 +209,6 @@ class Predictor:
             return sight.mask[window].copy()
         labels = _largest(channels_to_native(sight.probabilities, geometry))
         return post_process(labels) if self.options.post_process else labels
-
-    def _violated(self, mask: UInt8, spacing_mm: tuple[float, ...]) -> tuple[Measurement, ...]:
-        if is_valid(mask, self.spec.rules, spacing_mm):  # stops early where it can; most masks are valid
-            return ()
-        return violations(mask, self.spec.rules, spacing_mm)
 
     def _areas(self, labels: UInt8, spacing_mm: tuple[float, ...] | None) -> dict[str, float | None]:
         names = self.spec.labels.names

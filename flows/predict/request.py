@@ -35,8 +35,8 @@ def request_from(model: Path, source: Path, output: Path, **given: Any) -> Predi
     """The request of the command line; options that are None keep their defaults.
 
     Args:
-        given: iteration, tta, tto, window, scale, post_process, device, precision, batch_size, threads, save (words
-            with commas), overwrite.
+        given: iteration, tta, tto, window, scale, post_process, budget, device, precision, batch_size, threads,
+            save (words with commas), overwrite.
 
     Raises:
         ConfigError: a value that does not exist.
@@ -53,6 +53,7 @@ def request_from(model: Path, source: Path, output: Path, **given: Any) -> Predi
         "optimised": {"rounds": known.get("tto", 0)},
         "window": window,
         "post_process": known.get("post_process", False),
+        "budget": known.get("budget"),
     }
     content: dict[str, Any] = {
         "model": model,

@@ -14,6 +14,7 @@ from flows.console import console
 from flows.reporting.data import ReliabilityCurve
 from flows.reporting.figures import INK, Chart, draw, reliability_charts
 from flows.reporting.templates import template
+from rl4seg.evaluation_figures import FLAGGED, FOUND
 
 PAGE = "evaluation.html"
 GOOD, BAD = "#0072b2", "#d55e00"
@@ -24,6 +25,7 @@ GLOSSARY = {
     "validity": ("Validity", "Share of masks that obey every anatomical rule."),
     "trust": ("Trust", "The Dice that a mask's error map lets expect, without a label."),
     "flagged": ("Flagged", "Trust is below the model's threshold."),
+    "curve": ("True curve", "What every threshold on trust would find and flag here; no threshold does better."),
     "auroc": ("AUROC of trust", "Probability that an image of low Dice has less trust than another one; .5 is chance."),
     "aurc": ("AURC", "Mean 1 - Dice of the images kept, over all shares kept, most trusted first; excess: less that of "
              "an oracle that sorts by Dice."),
@@ -74,6 +76,10 @@ def _finding_lines(finding: Mapping[str, Any]) -> list[Line]:
         found.append(
             _line("flagged", f"Share of images with {below} that are flagged", finding["found"], ".1%")
         )
+    if finding["curve"]:
+        best, least = finding["curve"]["best_found"], finding["curve"]["least_flagged"]
+        found.append(Line("curve", f"Best share found with {FLAGGED:.0%} flagged", f"{best:.1%}", "", ""))
+        found.append(Line("curve", f"Least share flagged with {FOUND:.0%} found", f"{least:.1%}", "", ""))
     found.append(_line("auroc", f"AUROC of trust, {below}", finding["auroc"], ".3f"))
     found.append(_line("aurc", "AURC", finding["aurc"], ".3f"))
     found.append(_line("aurc", "Excess AURC", finding["excess_aurc"], ".3f"))
@@ -129,7 +135,9 @@ def _about_flag(finding: Mapping[str, Any]) -> dict[str, str]:
         }
     share, marked = finding["found"]["value"], finding["flagged"]["value"]
     text = f"The flag finds {share:.0%} of the {finding['bad']} images with {below} and marks {marked:.0%} of all."
-    return {"tone": "good" if share >= 0.8 and marked <= 0.3 else "warning", "text": text}
+    best, least = finding["curve"]["best_found"], finding["curve"]["least_flagged"]
+    text += f" No threshold finds more than {best:.0%} with {FLAGGED:.0%} marked; {FOUND:.0%} take {least:.0%} marked."
+    return {"tone": "good" if share >= FOUND and marked <= FLAGGED else "warning", "text": text}
 
 
 def print_result(content: Mapping[str, Any]) -> None:
@@ -156,6 +164,9 @@ def render(content: Mapping[str, Any], rows: Sequence[Mapping[str, object]]) -> 
     """The page; ``rows`` are those of ``cases.csv``."""
     worst = "dice_mean" if content["labelled"] else "trust"
     ordered = sorted(rows, key=lambda row: float(str(row.get(worst, "inf"))))
+    columns = [
+        key for key in dict.fromkeys(k for row in rows for k in row) if key not in ("case", "violated")
+    ]
     return template(PAGE).render(
         content=content,
         cases=_cases(content),
@@ -163,9 +174,8 @@ def render(content: Mapping[str, Any], rows: Sequence[Mapping[str, object]]) -> 
         cards=_cards(content),
         lines=lines(content),
         rows=ordered,
-        columns=[
-            key for key in dict.fromkeys(k for row in rows for k in row) if key not in ("case", "violated")
-        ],
+        columns=columns,
+        heads=[column.replace("_", " ") for column in columns],
         sorted_by=worst.replace("_mean", ""),
         charts=_charts(content, rows) if content["labelled"] else (),
         reliability=_reliability(content) if content["labelled"] else (),
@@ -208,7 +218,8 @@ def _reliability(content: Mapping[str, Any]) -> tuple[Chart, ...]:
 
 def _charts(content: Mapping[str, Any], rows: Sequence[Mapping[str, object]]) -> tuple[Chart, ...]:
     known = [(float(str(row["trust"])), float(str(row["dice_mean"]))) for row in rows if "dice_mean" in row]
-    return _scatter(content, np.array(known)), _risk(content["finding"])
+    charts = (_scatter(content, np.array(known)), _risk(content["finding"]))
+    return (*charts, _curve(content["finding"])) if content["finding"]["curve"] else charts
 
 
 def _scatter(content: Mapping[str, Any], points: np.ndarray) -> Chart:
@@ -243,3 +254,25 @@ def _risk(finding: Mapping[str, Any]) -> Chart:
 
     alt = "Risk-coverage curve: mean 1 minus Dice over the share of images kept, by trust and by an oracle"
     return draw("Setting images aside", alt, paint, (4.2, 3.2))
+
+
+def _curve(finding: Mapping[str, Any]) -> Chart:
+    curve, share = finding["curve"], finding["bad"] / (len(finding["risk"]) or 1)
+
+    def paint(axes: Axes) -> None:
+        axes.step(curve["flagged"], curve["found"], where="post", color=GOOD, label="by trust")
+        axes.plot([0, share, 1], [0, 1, 1], color=INK, linestyle=(0, (1, 1)), label="oracle")
+        axes.plot([0, 1], [0, 1], color="#9ca3af", linewidth=1, label="by chance")
+        axes.axhline(FOUND, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
+        axes.axvline(FLAGGED, color=INK, linewidth=0.8, linestyle=(0, (3, 2)))
+        if finding["found"]:
+            here = finding["flagged"]["value"], finding["found"]["value"]
+            axes.scatter(*here, s=38, color=BAD, zorder=3, label="the flag")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.set(
+            xlabel="share of all images flagged", ylabel=f"share of Dice < {finding['dice_below']:g} found"
+        )
+        axes.legend(loc="lower right", fontsize=8)
+
+    alt = "Share of bad images found over the share of all images flagged, for every threshold on trust"
+    return draw("What any threshold would find", alt, paint, (4.2, 3.2))

@@ -34,7 +34,8 @@ class DistillationConfig(Config):
     )
     temperature: float = Field(default=2.0, gt=0, description="Both nets' logits are divided by it (kl).")
     into: Literal["smallest", "all"] = Field(
-        default="smallest", description="Which nets learn from the largest one: the smallest (published), or all."
+        default="smallest",
+        description="Which nets learn from the largest one: the smallest (published), or all.",
     )
     weight: float = Field(
         default=0.5, ge=0, le=1, description="Share of the distillation in the loss; the rest is the truth's."

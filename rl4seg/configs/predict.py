@@ -90,4 +90,10 @@ class PredictConfig(Config):
     post_process: bool = Field(
         default=False, description="Keep the largest piece of every class and fill holes."
     )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Of a PaSeR model: the share of the largest net's GFLOP that an image may cost; null: as trained.",
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of both test-time methods.")

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from reward_data.errors import ConfigError
 from rl4seg.export.details import ExportDetails
-from rl4seg.export.graph_readme import write_readme
+from rl4seg.export.graph import GraphFormat, export_graph
 from rl4seg.export.verification import Verification, compare, probe_images
 from rl4seg.package import PACKAGE, ModelPackage
 from rl4seg.policies import Model
 
-MODEL, REWARD = "model.onnx", "reward.onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 
@@ -38,24 +37,6 @@ def require_onnx() -> None:
         raise ConfigError(
             f"ONNX export needs {', '.join(missing)}; install the extra: pip install 'rl4seg[onnx]'"
         )
-
-
-def export_onnx(package: ModelPackage, folder: Path, details: ExportDetails) -> Verification:
-    """Write ``model.onnx`` (and ``reward.onnx``) with a free batch axis, and check them in onnxruntime.
-
-    Shape: ``image`` (B, C, *S) in [0, 1] -> ``logits`` (B, K, *S). The reward net takes C + K channels.
-    Raises:
-        ConfigError: the extra is not installed.
-        ArtifactError: the written file predicts something else.
-    """
-    require_onnx()
-    spec = package.spec.model_dump_json(indent=1)
-    found = _write(package.model, folder / MODEL, spec)
-    if package.reward is not None:
-        _write(package.reward.model, folder / REWARD, spec)
-    (folder / PACKAGE).write_text(spec + "\n", encoding="utf-8")
-    write_readme(package, folder, details, "ONNX", (MODEL, REWARD), USE)
-    return found
 
 
 def _write(model: Model, path: Path, spec: str) -> Verification:
@@ -91,3 +72,17 @@ def _trace(network: torch.nn.Module, images: Tensor, path: Path) -> None:
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
             external_data=False,
         )
+
+
+FORMAT = GraphFormat("ONNX", "model.onnx", "reward.onnx", USE, _write)
+
+
+def export_onnx(package: ModelPackage, folder: Path, details: ExportDetails) -> Verification:
+    """Write ``model.onnx`` and ``reward.onnx``; see `rl4seg.export.graph.export_graph`.
+
+    Raises:
+        ConfigError: the extra is not installed.
+        ArtifactError: as `export_graph`; it is onnxruntime that is compared.
+    """
+    require_onnx()
+    return export_graph(package, folder, details, FORMAT)

@@ -8,29 +8,10 @@ from pathlib import Path
 import torch
 
 from rl4seg.export.details import ExportDetails
-from rl4seg.export.graph_readme import write_readme
+from rl4seg.export.graph import GraphFormat, export_graph
 from rl4seg.export.verification import Verification, compare, probe_images
 from rl4seg.package import PACKAGE, ModelPackage
 from rl4seg.policies import Model
-
-MODEL, REWARD = "model.ts", "reward.ts"
-
-
-def export_torchscript(package: ModelPackage, folder: Path, details: ExportDetails) -> Verification:
-    """Write ``model.ts`` (and ``reward.ts``), each with ``package.json`` inside, and check them against the policy.
-
-    Shape: (B, C, *S) in [0, 1] -> logits (B, K, *S), B free, S the package's. The reward net takes C + K channels.
-    Raises:
-        ArtifactError: the written file predicts something else.
-    """
-    spec = package.spec.model_dump_json(indent=1)
-    found = _write(package.model, folder / MODEL, spec)
-    if package.reward is not None:
-        _write(package.reward.model, folder / REWARD, spec)
-    (folder / PACKAGE).write_text(spec + "\n", encoding="utf-8")
-    write_readme(package, folder, details, "TorchScript", (MODEL, REWARD), USE)
-    return found
-
 
 USE = """```python
 import torch
@@ -55,3 +36,11 @@ def _write(model: Model, path: Path, spec: str) -> Verification:
     # optimised, each batch size would be compiled, which takes longer than running it
     with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
         return compare(network, written, images, path.name)
+
+
+FORMAT = GraphFormat("TorchScript", "model.ts", "reward.ts", USE, _write)
+
+
+def export_torchscript(package: ModelPackage, folder: Path, details: ExportDetails) -> Verification:
+    """Write ``model.ts`` and ``reward.ts``; see `rl4seg.export.graph.export_graph`."""
+    return export_graph(package, folder, details, FORMAT)

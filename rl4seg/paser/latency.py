@@ -36,7 +36,7 @@ from rl4seg.paser.table import RoutingTable
 from rl4seg.runtime import Runtime
 
 LATENCY = "latency.json"
-MOST_IMAGES, CURVE_POINTS = 8, 6
+MOST_IMAGES, CURVE_POINTS = 4, 6
 T = TypeVar("T")
 Work = Callable[[Tensor, int], object]
 

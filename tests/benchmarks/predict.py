@@ -1,8 +1,10 @@
 """Throughput and memory of `rl4seg predict` against its bare networks: ``python -m tests.benchmarks.predict MODEL``.
 
-MODEL is a run or a package; its networks are used on images of 256 x 256. Files are made on the fly. For every kind of
-file, once with masks alone and once with all: images per second of the command and of the networks that it calls (same
-batch, same threads, measured before and after in the same process), their ratio, and the memory of the process.
+MODEL is a run or a package; its networks are used on images of 256 x 256, and give sensible masks if they were trained
+on that. Files are made on the fly. For every kind of file, once with masks alone and once with all, repeatedly and in
+turn: images per second of the command and of the networks that it calls (same batch, same threads, measured before and
+after in the same process), their ratio, and the memory of the process. Where others use the machine, clocks say little;
+so the core time per image of both is there, too, of the networks with one thread, since threads that wait take time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -87,22 +91,37 @@ class Memory:
             self.seen.append(pages * page / 2**20)
 
 
-def bare_rate(model: Path, source: Path, threads: int) -> float:
-    """Images per second of policy and reward net alone."""
+class Bare(NamedTuple):
+    """Policy and reward net alone: images per second with all threads, core time in ms per image with one."""
+
+    rate: float
+    core_ms: float
+
+
+def bare_networks(model: Path, source: Path, threads: int) -> Bare:
+    """Both networks on the first images, without anything around them."""
     runtime = start(RuntimeConfig(device="cpu", threads=threads, batch_size=BATCH))
     package = load_package(model, runtime)
     files = list_inputs(source)[:BATCH]
-    images = np.stack([read(file.path) for file in files])[:, None]
-    batch = torch.from_numpy(images)
+    batch = torch.from_numpy(np.stack([read(file.path) for file in files])[:, None])
     with torch.no_grad():
         masks = package.model.network(batch).argmax(1)
         inputs = reward_input(batch, masks, package.model.num_classes)
-        began = time.perf_counter()
-        for _ in range(BATCHES):
+
+        def once() -> None:
             package.model.network(batch)
             if package.reward is not None:
                 package.reward.model.network(inputs)
-        return BATCHES * len(images) / (time.perf_counter() - began)
+
+        began = time.perf_counter()
+        for _ in range(BATCHES):
+            once()
+        rate = BATCHES * len(files) / (time.perf_counter() - began)
+        torch.set_num_threads(1)
+        began = time.process_time()
+        for _ in range(BATCHES):
+            once()
+        return Bare(rate, 1000 * (time.process_time() - began) / (BATCHES * len(files)))
 
 
 def read(path: Path) -> np.ndarray:
@@ -112,22 +131,25 @@ def read(path: Path) -> np.ndarray:
 
 def measure(model: Path, source: Path, save: str, threads: int) -> dict[str, float]:
     """One configuration, in a process of its own."""
-    before = bare_rate(model, source, threads)
+    before = bare_networks(model, source, threads)
     count = len(list_inputs(source))
     with tempfile.TemporaryDirectory() as scratch, Memory() as memory:
         request = request_from(
             model, source, Path(scratch) / "out", device="cpu", threads=threads, batch_size=BATCH, save=save
         )
-        began, first = time.perf_counter(), len(memory.seen)
+        began, core, first = time.perf_counter(), time.process_time(), len(memory.seen)
         predict(request)
-        rate = count / (time.perf_counter() - began)
-    after = bare_rate(model, source, threads)
+        rate, core_ms = count / (time.perf_counter() - began), 1000 * (time.process_time() - core) / count
+    after = bare_networks(model, source, threads)
+    bare, bare_core_ms = ((one + two) / 2 for one, two in zip(before, after, strict=True))
     seen = memory.seen[first:]
     fifth = max(1, len(seen) // 5)
     return {
         "rate": rate,
-        "bare": (before + after) / 2,
-        "ratio": rate / ((before + after) / 2),
+        "bare": bare,
+        "ratio": rate / bare,
+        "core_ms": core_ms,
+        "bare_core_ms": bare_core_ms,
         "peak": max(seen),
         "second_fifth": float(np.mean(seen[fifth : 2 * fifth])),
         "last_fifth": float(np.mean(seen[-fifth:])),
@@ -135,10 +157,24 @@ def measure(model: Path, source: Path, save: str, threads: int) -> dict[str, flo
     }
 
 
+COLUMNS = {
+    "rate": "images/s", "bare": "bare networks", "ratio": "ratio", "core_ms": "core-ms", "bare_core_ms": "bare core-ms",
+    "core_ratio": "core ratio", "peak": "peak MB", "second_fifth": "MB early", "last_fifth": "MB late", "load": "load",
+}  # fmt: skip
+
+
+def row(kind: str, written: str, found: dict[str, float]) -> str:
+    """A line of the table."""
+    values = found | {"core_ratio": found["bare_core_ms"] / found["core_ms"]}
+    cells = [f"{values[key]:.2f}" if "ratio" in key else f"{values[key]:.1f}" for key in COLUMNS]
+    return "| " + " | ".join([kind, written, *cells]) + " |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="run or model package")
     parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=1, help="of everything, in turn")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of torch")
     parser.add_argument("--kinds", nargs="+", choices=("nifti", "png"), default=("nifti", "png"))
     parser.add_argument("--written", nargs="+", choices=tuple(WRITTEN), default=tuple(WRITTEN))
@@ -149,33 +185,24 @@ def main() -> None:
         print("RESULT", json.dumps(measure(given.model, given.source, given.save, given.threads)))
         return
     print(f"{given.files} files of {SIDE} x {SIDE}, batches of {BATCH}, {given.threads} threads")
-    print("| files | written | images/s | bare networks | ratio | peak MB | MB early, late | load |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| files | written | " + " | ".join(COLUMNS.values()) + " |")
+    print("|---" * (len(COLUMNS) + 2) + "|")
     with tempfile.TemporaryDirectory() as scratch:
         model = at_256(given.model, Path(scratch) / "model")
         for kind in given.kinds:
             write_files(Path(scratch) / kind, kind, given.files)
-            for written in given.written:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "tests.benchmarks.predict",
-                    str(model),
-                    "--save",
-                    WRITTEN[written],
-                ]
-                command += ["--source", str(Path(scratch) / kind), "--threads", str(given.threads)]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                found = json.loads(done.stdout.split("RESULT", 1)[1])
-                cells = [
-                    kind,
-                    written,
-                    f"{found['rate']:.1f}",
-                    f"{found['bare']:.1f}",
-                    f"{found['ratio']:.2f}",
-                ]
-                cells += [f"{found['peak']:.0f}", f"{found['second_fifth']:.0f}, {found['last_fifth']:.0f}"]
-                print("| " + " | ".join([*cells, f"{found['load']:.1f}"]) + " |", flush=True)
+        for kind, written in list(product(given.kinds, given.written)) * given.repeats:
+            command = [
+                sys.executable,
+                "-m",
+                "tests.benchmarks.predict",
+                str(model),
+                "--save",
+                WRITTEN[written],
+            ]
+            command += ["--source", str(Path(scratch) / kind), "--threads", str(given.threads)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            print(row(kind, written, json.loads(done.stdout.split("RESULT", 1)[1])), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,15 +24,17 @@ def prefect_server() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tiny.Workshop]:
-    """The tiny config with its data, and a PREFECT_HOME, for real runs."""
+def workshop(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[tiny.Workshop]:
+    """The tiny config with its data, a PREFECT_HOME and a server, for real runs."""
+    from prefect.settings import PREFECT_API_URL
+
     folder: Path = tmp_path_factory.mktemp("tiny")
-    workshop = tiny.Workshop(tiny.write_config(folder / "data"), folder)
+    workshop = tiny.Workshop(tiny.write_config(folder / "data"), folder, str(PREFECT_API_URL.value()))
     yield workshop
     workshop.close()
 
 
 @pytest.fixture(scope="session")
 def undisturbed(workshop: tiny.Workshop) -> tiny.Run:
-    """The tiny config, run once from start to end in a store of its own."""
-    return workshop.start("undisturbed").wait()
+    """The tiny config, run once from start to end in a store of its own, with a server of its own."""
+    return workshop.start("undisturbed", embedded=True).wait()

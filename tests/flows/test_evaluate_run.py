@@ -13,6 +13,7 @@ import pytest
 from flows.evaluate_run import evaluate_run
 from reward_data.errors import ConfigError
 from rl4seg.package import save_package
+from tests.flows.predict.conftest import rows, run
 from tests.rl4seg.export.conftest import smooth_image, tiny_package
 
 
@@ -55,6 +56,12 @@ def test_labelled_data_have_all_figures(
     assert [content["dice_mean"]["low"], content["dice_mean"]["high"]] == pytest.approx(limits, rel=1e-5)
     page = (out / "evaluation.html").read_text()
     assert "Does trust find the bad images?" in page
+    assert "Share of bad images found over the share of all images flagged" in page
+    with (out / "trust_curve.csv").open(newline="") as file:
+        curve = list(csv.DictReader(file))
+    assert [curve[0][key] for key in ("flagged", "found")] == ["0", "0"]
+    assert [curve[-1][key] for key in ("flagged", "found")] == ["1", "1"]
+    assert len(curve) == len({row["trust"] for row in rows}) + 1
     assert "Dice, mean" in capsys.readouterr().out
 
 
@@ -67,6 +74,19 @@ def test_unlabelled_data_have_validity_trust_and_areas(model: Path, tmp_path: Pa
     assert 0 <= content["trust"]["value"] <= 1
     assert content["areas"] is None  # the pixel size does not count
     assert "Without labels nothing is known of Dice" in (out / "evaluation.html").read_text()
+
+
+def test_the_policy_sees_what_predict_shows_it(model: Path, tmp_path: Path) -> None:
+    """Images in fractions, of another shape than the grid: trust, areas and rules are those of `rl4seg predict`."""
+    data = write_data(tmp_path / "data", labelled=False)
+    out = evaluate_run(model, str(data), tmp_path / "out", None)
+    evaluated = rows(out / "cases.csv")
+    assert run(model, data / "images", tmp_path / "predicted", save="masks") == 0
+    predicted = rows(tmp_path / "predicted/cases.csv")
+    assert sorted(evaluated) == sorted(predicted)
+    for name, own in predicted.items():
+        for key, other in (("trust", "trust"), ("area_grey", "area_grey_mm2"), ("valid", "valid")):
+            assert float(evaluated[name][key]) == pytest.approx(float(own[other]), rel=1e-5)
 
 
 def test_what_is_missing_is_said(model: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rl4seg.runtime import start
 from tests.flows.test_stop import ALWAYS, NEVER, Place, key_of
 
 RUNTIME = RuntimeConfig(device="cpu", threads=1)
-FEW = ("iterations=1", "trust.views=2")
+FEW = ("iterations=1", "trust.views=2", "trust.strengths=[1]")
 
 
 @pytest.fixture(scope="module")

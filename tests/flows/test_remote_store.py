@@ -489,7 +489,7 @@ def test_a_run_killed_on_one_machine_goes_on_on_another(
     workshop: tiny.Workshop, undisturbed: tiny.Run, tmp_path: Path
 ) -> None:
     shared = f"store=file://{tmp_path}/shared"
-    killed = workshop.start("machine-a", shared)
+    killed = workshop.start("machine-a", shared, embedded=True)
     killed.kill_in("iteration 1 · PPO")
     finished = killed.built()
     assert len(finished) >= 8

@@ -47,7 +47,7 @@ def test_a_run_killed_in_each_long_stage_ends_with_the_bits_of_an_undisturbed_on
     workshop: tiny.Workshop, undisturbed: tiny.Run
 ) -> None:
     # 1. kill -9 in synthesis: some parts are there, some are not
-    run = workshop.start("killed")
+    run = workshop.start("killed", embedded=True)
     parts = run.kill_in(SYNTHESIS)
     finished = parts_in(parts)
     assert 5 <= len(finished) < tiny.TRAINING_IMAGES
@@ -55,7 +55,7 @@ def test_a_run_killed_in_each_long_stage_ends_with_the_bits_of_an_undisturbed_on
     arrived = tiny.Arrivals(parts)
 
     # 2. the same command makes the other parts and no more, and is killed in the training of the reward net
-    run = workshop.start("killed")
+    run = workshop.start("killed", embedded=True)
     state = run.kill_in(REWARD_NET)
     assert set(before(run, SYNTHESIS)) == {"cached"}
     assert run.status()[SYNTHESIS] == "built"
@@ -67,7 +67,7 @@ def test_a_run_killed_in_each_long_stage_ends_with_the_bits_of_an_undisturbed_on
     arrived = tiny.Arrivals(state)
 
     # 3. the same command does the steps that are left (each but the last is saved), and is killed in PPO
-    run = workshop.start("killed")
+    run = workshop.start("killed", embedded=True)
     state = run.kill_in(PPO)
     assert set(before(run, REWARD_NET)) == {"cached"}
     assert arrived.names().count("state.pt") == tiny.REWARD_STEPS - done - 1

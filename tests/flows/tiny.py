@@ -167,7 +167,7 @@ class Run:
         return self
 
     def kill_in(self, label: str, files: int = 5) -> Path:
-        """`kill -9` of the run, and of nothing else, in a stage that has written some checkpoints.
+        """`kill -9` of a run with a server of its own, and of nothing else, in a stage that has written checkpoints.
 
         Returns the folder of the checkpoint. The run's server has to end by itself.
         """
@@ -202,23 +202,37 @@ class Run:
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where runs of one config happen; all keep their Prefect records in one place, like those of one user."""
+    """Where runs of one config happen; all keep their Prefect records in one place, like those of one user.
+
+    They use one server, at ``api``, but for those that are started with ``embedded``: these bring their own.
+    """
 
     config: Path
     folder: Path
+    api: str
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(
-        self, output: str, *overrides: str, name: str = "tiny", command: str = "run", **environment: str
+        self,
+        output: str,
+        *overrides: str,
+        name: str = "tiny",
+        command: str = "run",
+        embedded: bool = False,
+        **environment: str,
     ) -> Run:
         """Start ``rl4seg run``, or another command with a config; runs of one ``output`` share its store."""
         place = self.folder / output
         words = (command, str(self.config), *overrides, f"name={name}", f"output={place}")
-        return Run(self._process(*words, **environment), place, name, place / "store", time.monotonic())
+        server = {} if embedded else {"PREFECT_API_URL": self.api}
+        return Run(
+            self._process(*words, **server, **environment), place, name, place / "store", time.monotonic()
+        )
 
     def call(self, *words: str) -> Run:
         """Any other command of ``rl4seg``, to its end."""
-        return Run(self._process(*words), self.folder, "", self.folder / "store", time.monotonic()).wait()
+        process = self._process(*words, PREFECT_API_URL=self.api)
+        return Run(process, self.folder, "", self.folder / "store", time.monotonic()).wait()
 
     def _process(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         program = str(Path(sys.executable).with_name("rl4seg"))

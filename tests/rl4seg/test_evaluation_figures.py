@@ -46,6 +46,12 @@ def test_figures_worked_out_by_hand() -> None:
     assert finding["risk"] == pytest.approx([0.2, 0.3, 1.1 / 3, 0.3])
     assert finding["aurc"]["value"] == pytest.approx((0.2 + 0.3 + 1.1 / 3 + 0.3) / 4)
     assert found["areas"]["b"]["value"] == 6.0
+    # by trust: z .3, w .4, x .6, y .7; bad are w and x
+    curve = finding["curve"]
+    assert curve["flagged"] == [0, 0.25, 0.5, 0.75, 1]
+    assert curve["found"] == [0, 0, 0.5, 1, 1]
+    assert curve["threshold"][:4] == [0.3, 0.4, 0.6, 0.7]
+    assert (curve["best_found"], curve["least_flagged"]) == (0, 0.75)  # at .2 flagged; for .8 found
 
 
 def test_without_flag_labels_or_bad_images() -> None:
@@ -54,6 +60,7 @@ def test_without_flag_labels_or_bad_images() -> None:
     assert found["flagged"] is None
     assert found["finding"]["found"] is None
     assert found["finding"]["auroc"]["value"] is None
+    assert found["finding"]["curve"] is None
     unlabelled = [ScoredCase("w", "w", 0.4, None, (), {"a": None})]
     found = evaluation_figures(unlabelled, ("a",), None, draws=20)
     assert (found["labelled"], found["dice"], found["finding"], found["areas"]) == (0, None, None, None)

@@ -6,20 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from reward_data.case_store import CaseStore, import_cases
 from reward_data.errors import DataError
 from reward_data.types import Case, LabelMap
 from rl4seg.configs.trust import TrustConfig
-from rl4seg.trust_flag import (
-    choose_flag,
-    chosen_flag,
-    found_at,
-    judging_cases,
-    mean_dice,
-    score_views,
-    true_curve,
-)
+from rl4seg.trust_flag import choose_flag, chosen_flag, flagged_for, found_at, to_be_found, true_curve
 from tests.rl4seg.copying import NAMES, RUNTIME, copying_package, image_of, ring
 
 TRUST = np.array([0.2, 0.4, 0.5, 0.7, 0.8, 0.9])
@@ -55,6 +48,24 @@ def test_all_bad() -> None:
     assert choose_flag(TRUST, DICE, 1.0, 1.0, "").threshold == pytest.approx(0.95)  # halfway to 1
 
 
+def test_sure_of_the_sensitivity_more_have_to_be_found() -> None:
+    # P(Binomial(3, .5) < k) = 1/8, 1/2, 7/8 for k = 1, 2, 3
+    assert [to_be_found(3, 0.5, confidence) for confidence in (0.12, 0.49, 0.51, 0.87)] == [1, 2, 3, 3]
+    assert to_be_found(3, 0.5, 0.99) == 3  # three are too few for that: all
+    # P(Binomial(30, .8) < 27) = .877, < 28: .956
+    assert (to_be_found(30, 0.8, 0.95), to_be_found(30, 0.8, None)) == (28, 24)
+    flag = choose_flag(TRUST, DICE, 0.5, 0.5, "", confidence=0.8)  # all 3: halfway from .7 to .8
+    assert (flag.threshold, flag.confidence) == (pytest.approx(0.75), 0.8)
+
+
+def test_the_sensitivity_holds_in_that_share_of_draws() -> None:
+    rng, kept = np.random.default_rng(0), []
+    for _ in range(2000):  # bad masks with a trust uniform in [0, 1]: a threshold finds the share that it is
+        flag = choose_flag(rng.uniform(size=40), np.zeros(40), 0.5, 0.8, "", confidence=0.9)
+        kept.append(flag.threshold >= 0.8)
+    assert 0.88 < np.mean(kept) < 0.99  # .925 and a little for lying above the last one to be found
+
+
 def test_no_image_is_refused() -> None:
     with pytest.raises(DataError, match="one at least"):
         choose_flag(np.zeros(0), np.zeros(0), 0.5, 0.8, "")
@@ -66,13 +77,11 @@ def test_the_true_curve() -> None:
     assert [round(point.found * 3) for point in curve] == [0, 1, 1, 2, 3, 3, 3]
     assert found_at(curve, 0.5) == pytest.approx(2 / 3)
     assert found_at(curve, 0.49) == pytest.approx(1 / 3)
+    assert flagged_for(curve, 0.6) == pytest.approx(3 / 6)
+    assert flagged_for(curve, 0.7) == pytest.approx(4 / 6)
+    assert flagged_for(true_curve(TRUST, DICE, 0.05), 0.8) == 1.0  # none is bad: none can be found
     # a tie takes no order: of two images of equal trust, none or both
     assert [point.flagged for point in true_curve(np.array([0.5, 0.5]), np.array([0, 1]), 0.5)] == [0, 1]
-
-
-def test_mean_dice_over_classes() -> None:
-    mask, label = np.array([[1, 1, 2, 0]], np.uint8), np.array([[1, 0, 2, 0]], np.uint8)
-    assert mean_dice(mask, label, 3) == pytest.approx((2 / 3 + 1) / 2)
 
 
 @pytest.fixture
@@ -87,29 +96,37 @@ def source(tmp_path: Path) -> CaseStore:
     return CaseStore(tmp_path / "cases.h5")
 
 
-def test_views_of_labelled_images_are_scored_alike_in_any_batch(source: CaseStore) -> None:
+def test_views_get_worse_until_there_are_enough_bad_masks(source: CaseStore) -> None:
     package = copying_package((16, 16), reward=True)
-    indices, basis = judging_cases(source)
-    assert indices.tolist() == [3, 4, 5, 6, 7]
-    assert basis == "5 validation images of the source"
-    config = TrustConfig(views=2)
-    scored = score_views(package, source, indices, config, 0, RUNTIME)
-    assert scored.clean.tolist() == [True] * 5 + [False] * 10
-    assert scored.dice[:5] == pytest.approx(1.0)  # it copies clean images
-    assert scored.dice[5:].min() < 0.9  # and darkened ones to the wrong class
-    again = score_views(package, source, indices[2:3], config, 0, RUNTIME)
-    assert again.dice == pytest.approx(scored.dice[[2, 7, 12]])
-    assert again.trust == pytest.approx(scored.trust[[2, 7, 12]], abs=1e-6)
-    other = score_views(package, source, indices, config, 1, RUNTIME)
-    assert not np.array_equal(other.dice[5:], scored.dice[5:])
-
-
-def test_the_limit_is_three_quarters_of_the_clean_dice_unless_given(source: CaseStore) -> None:
-    package = copying_package((16, 16), reward=True)
-    flag = chosen_flag(package, source, TrustConfig(views=2), 0, RUNTIME)
+    seen: list[int] = []
+    config = TrustConfig(views=2, strengths=(0.05, 2.0, 4.0), bad=3)
+    flag = chosen_flag(package, source, config, 0, RUNTIME, lambda done, total: seen.append(done))
     assert flag is not None
-    assert (flag.dice_below, flag.images) == (0.75, 15)
-    assert flag.basis == "5 validation images of the source, each clean and in 2 degraded views"
-    given = chosen_flag(package, source, TrustConfig(views=0, dice_below=0.3), 0, RUNTIME)
-    assert given is not None
-    assert (given.dice_below, given.bad) == (0.3, 0)
+    assert flag.bad >= 3  # at .05 of the strength a copy stays a copy, at 2 it does not, 4 is not needed
+    assert (flag.dice_below, flag.images, seen[-1]) == (0.75, 5 + 2 * 10, 25)
+    words = "5 validation images of the source, each clean and in 2 degraded views of strengths 0.05, 2"
+    assert (flag.basis, flag.confidence) == (words, 0.95)
+    limit = chosen_flag(package, source, TrustConfig(views=2, bad=3, dice_below=0.3), 0, RUNTIME)
+    assert limit is not None
+    assert limit.dice_below == 0.3
+
+
+def test_too_few_bad_masks_are_said(source: CaseStore) -> None:
+    package = copying_package((16, 16), reward=True)
+    flag = chosen_flag(package, source, TrustConfig(views=2, strengths=(0.05,)), 0, RUNTIME)
+    assert flag is not None
+    assert (flag.bad, flag.found) == (0, None)
+    assert flag.basis == (
+        "5 validation images of the source, each clean and in 2 degraded views of strength 0.05; 0 bad masks are fewer "
+        "than the 30 wanted, so the threshold rests on little"
+    )
+    clean = chosen_flag(package, source, TrustConfig(views=0, bad=1, dice_below=0.3), 0, RUNTIME)
+    assert clean is not None
+    assert clean.basis.startswith("5 validation images of the source; 0 bad masks")
+
+
+def test_strengths_have_to_rise() -> None:
+    with pytest.raises(ValidationError, match="each larger than the last"):
+        TrustConfig(strengths=(1.0, 1.0))
+    with pytest.raises(ValidationError, match="above 0"):
+        TrustConfig(strengths=(0.0, 1.0))

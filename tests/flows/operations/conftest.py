@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.flows import tiny
 from tests.flows.operations import pool
 
 # One iteration with a reward net that trains for some seconds: long enough to be killed in.
+REWARD_NET = "iteration 1 · reward net"
 LONG = ("iterations=1", "reward_net.steps=120", "rivals.ppo_off=false")
 
 
@@ -23,9 +25,13 @@ class Job:
     overrides: tuple[str, ...]
     digests: dict[str, str]
     keys: dict[str, str]
+    output: Path
 
     def arguments(self, output: Path) -> tuple[str, ...]:
-        """Overrides for a run with a store of its own."""
+        """Overrides for a run with a store of its own, which has what comes before the reward net already."""
+        for label in list(self.keys)[: list(self.keys).index(REWARD_NET)]:
+            key = self.keys[label]
+            shutil.copytree(self.output / "store" / key, output / "store" / key, dirs_exist_ok=True)
         return (*self.overrides, f"output={output}")
 
 
@@ -38,7 +44,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     with pool.place(folder / "place") as here:
         here.call("run", str(config), *LONG, f"output={output}")
     keys = {row["label"]: row["key"] for row in pool.lineage(output)}
-    return Job(config, LONG, pool.digests(output), keys)
+    return Job(config, LONG, pool.digests(output), keys, output)
 
 
 @pytest.fixture(scope="session")
