@@ -208,6 +208,9 @@ def predict(
     iteration: Annotated[
         int | None, typer.Option(min=0, help="Of a run, 0 = source; default: handed out.")
     ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, max=1, help="PaSeR: share of the largest net's GFLOP per image.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 16,
@@ -223,8 +226,8 @@ def predict(
     failed = predict_images(
         request_from(
             model, images, output, save=save, tta=tta, tto=tto, window=window, scale=scale, post_process=post_process,
-            iteration=iteration, device=device, precision=precision, batch_size=batch_size, threads=threads,
-            overwrite=overwrite,
+            iteration=iteration, budget=budget, device=device, precision=precision, batch_size=batch_size,
+            threads=threads, overwrite=overwrite,
         )
     )  # fmt: skip
     if failed:

@@ -17,6 +17,7 @@ from rl4seg.export.onnx_graph import export_onnx, require_onnx
 from rl4seg.export.torchscript import export_torchscript
 from rl4seg.export.verification import TOLERANCE, Verification
 from rl4seg.package import ModelPackage, load_package, package_folder
+from rl4seg.paser.package import RoutedNetwork
 from rl4seg.runtime import start
 
 Exporter = Callable[[ModelPackage, Path, ExportDetails], Verification]
@@ -38,7 +39,7 @@ def export_package(
         force: replace an earlier export in ``out``; what is no export is never replaced.
 
     Raises:
-        ConfigError: the form is unknown, a package for it is not installed, or ``out`` is taken.
+        ConfigError: the form is unknown, a package for it is not installed, ``out`` is taken, or the model is a router.
         ArtifactError: ``source`` holds no model package, ``out`` cannot be written, or the export predicts something
             else than the policy.
     """
@@ -49,6 +50,11 @@ def export_package(
     with export_folder(out, force) as folder:
         runtime = start(RuntimeConfig(device="cpu", precision="float32", threads=torch.get_num_threads()))
         package = load_package(package_folder(source), runtime)
+        if isinstance(package.model.network, RoutedNetwork):
+            raise ConfigError(
+                f"{source} is a PaSeR model, which runs another network for every patch and is no single graph; use it "
+                "by rl4seg predict, or export a run with one policy"
+            )
         found = FORMATS[form](package, folder, details or ExportDetails())
         content = {
             "format": form,

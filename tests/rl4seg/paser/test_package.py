@@ -14,6 +14,7 @@ from reward_data.preprocess import PreprocessConfig
 from reward_data.types import LabelMap
 from rl4seg.configs.predict import PredictConfig
 from rl4seg.configs.runtime import RuntimeConfig
+from rl4seg.export.package_export import export_package
 from rl4seg.package import PackageSpec, load_package, write_spec
 from rl4seg.paser.figures import BudgetCurve, Costs, RouterSpec
 from rl4seg.paser.package import FOLDER, POLICY, SPEC, load_router, save_router, set_budget
@@ -92,3 +93,9 @@ def test_broken_routers_are_refused(folder: Path, runtime: Runtime) -> None:
     (folder / FOLDER / SPEC).write_text("{}")
     with pytest.raises(ArtifactError, match="no readable router"):
         load_router(folder / FOLDER, runtime)
+
+
+def test_a_router_is_no_single_graph_to_export(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a PaSeR model.*use it by rl4seg predict"):
+        export_package(folder, tmp_path / "out", "torchscript")
+    assert not (tmp_path / "out").exists()
