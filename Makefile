@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench study clean
+.PHONY: help demo test test-slow lint bench study clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is %d.%d; call make PYTHON=python3.11" % sys.version_info[:2])'
@@ -21,6 +21,9 @@ demo: $(READY)  ## adapt a policy to a shifted phantom domain; ends with a table
 
 test: $(READY) lint  ## linters, types, import contracts and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 25 --durations-min 15
+
+test-slow: $(READY)  ## what `make test` leaves out: two workers, power loss, more ways to die, fresh environments, a browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 1 -m slow
 
 lint: $(READY)  ## formatting, linters, types, import contracts
 	$(BIN)/ruff format --check .

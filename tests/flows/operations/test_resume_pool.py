@@ -109,9 +109,9 @@ def cancel(here: Place, run_id: str) -> None:
     "death",
     [
         kill_the_flow,
-        terminate_the_worker,
-        kill_worker_and_flow,
         cancel,
+        pytest.param(terminate_the_worker, marks=pytest.mark.slow),
+        pytest.param(kill_worker_and_flow, marks=pytest.mark.slow),
         pytest.param(terminate_the_flow, marks=pytest.mark.slow),
         pytest.param(kill_the_worker, marks=pytest.mark.slow),
     ],

@@ -44,6 +44,7 @@ def plain_worker(here: Place, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_a_zombie_is_crashed_within_two_minutes_and_the_next_run_starts(job: Job, tmp_path: Path) -> None:
     with place(tmp_path / "place") as here:
         server = here.start("server", "--port", str(here.port))
