@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ from rl4seg.configs.patchdrop import (
     LatencyConfig,
     ResNetConfig,
 )
+
+if TYPE_CHECKING:
+    from rl4seg.patchdrop.models import DropModel
 
 
 class ImageSet(ArtifactRef):
@@ -128,24 +131,25 @@ def pretrain_policy(
     """Pt: train the policy, the high-resolution classifier frozen."""
     from pathlib import Path
 
-    from reward_data.image_store import ImageStore
-    from rl4seg.patchdrop.classification import train_policy
     from rl4seg.patchdrop.models import load_drop_model, read_weights
 
     runtime = ctx.runtime()
     model = load_drop_model(ctx.path(high), runtime).with_part("policy", policy, seed)
     if start is not None:
         read_weights(model.parts()["policy"], Path(start.path))
+    _train(ctx, model, False, images, config, seed)
+
+
+def _train(
+    ctx: StageContext, model: DropModel, learns: bool, images: ImageSet, config: KeepTrainingConfig, seed: int
+) -> None:
+    """Train the policy of ``model``, with ``learns`` its classifier too."""
+    from reward_data.image_store import ImageStore
+    from rl4seg.patchdrop.classification import train_policy
+
+    store = ImageStore(ctx.path(images))
     figures = train_policy(
-        model,
-        False,
-        ImageStore(ctx.path(images)),
-        config,
-        seed,
-        runtime,
-        ctx.out,
-        ctx.checkpoint,
-        ctx.progress,
+        model, learns, store, config, seed, ctx.runtime(), ctx.out, ctx.checkpoint, ctx.progress
     )
     ctx.record(**figures)
 
@@ -160,26 +164,13 @@ def finetune_policy(
     seed: int,
 ) -> None:
     """Ft-1: train policy and high-resolution classifier; with ``low`` Ft-2: that classifier's logits are added."""
-    from reward_data.image_store import ImageStore
-    from rl4seg.patchdrop.classification import train_policy
     from rl4seg.patchdrop.models import load_drop_model
 
     runtime = ctx.runtime()
     model = load_drop_model(ctx.path(start), runtime)
     if low is not None:
         model = model.joined(load_drop_model(ctx.path(low), runtime), two_streams=True)
-    figures = train_policy(
-        model,
-        True,
-        ImageStore(ctx.path(images)),
-        config,
-        seed,
-        runtime,
-        ctx.out,
-        ctx.checkpoint,
-        ctx.progress,
-    )
-    ctx.record(**figures)
+    _train(ctx, model, True, images, config, seed)
 
 
 @stage(DropModelRef, title="rival")

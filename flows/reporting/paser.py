@@ -6,18 +6,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from rich import box
-from rich.table import Table
 
-from flows.console import console
 from flows.reporting.data import MeanSd
+from flows.reporting.seed_tables import form, mean_sd, show, write_csv
 from flows.reporting.templates import template
 from reward_data.types import Config
 from rl4seg.paser.figures import (
@@ -112,7 +109,7 @@ def collect(run_name: str, config_yaml: str, folders: Sequence[SeedFolder]) -> P
     rows = tuple(_row(name, seen) for name in first.figures.rows)
     inside = [_inner(item) for item in seen]
     apart = [value for values in inside for value in values]
-    over = _mean_sd([min(values) if values else 0.0 for values in inside])
+    over = mean_sd([min(values) if values else 0.0 for values in inside])
     above = float(np.mean([value >= -SLACK for value in apart])) if apart else 1.0
     curve = first.spec.curve
     return PaserContent(
@@ -147,19 +144,15 @@ def _row(method: str, seen: Sequence[SeedFigures]) -> MethodRow:
     bare = [item.latency.ms[given] for item in seen if method == POLICY and given in item.latency.ms]
     return MethodRow(
         method=method,
-        iou=_mean_sd([p.iou for p in points]),
-        gflop=_mean_sd([p.gflop for p in points]),
-        bare_gflop=_mean_sd([p.bare_gflop for p in points]),
-        ms=_mean_sd(times) if times else None,
-        bare_ms=_mean_sd(bare) if bare else None,
-        efficiency=_mean_sd([p.iou / p.gflop for p in points]),
-        bare_efficiency=_mean_sd([p.iou / p.bare_gflop for p in points]),
+        iou=mean_sd([p.iou for p in points]),
+        gflop=mean_sd([p.gflop for p in points]),
+        bare_gflop=mean_sd([p.bare_gflop for p in points]),
+        ms=mean_sd(times) if times else None,
+        bare_ms=mean_sd(bare) if bare else None,
+        efficiency=mean_sd([p.iou / p.gflop for p in points]),
+        bare_efficiency=mean_sd([p.iou / p.bare_gflop for p in points]),
         patches=tuple(np.mean([p.patches for p in points], axis=0).tolist()),
     )
-
-
-def _mean_sd(values: Sequence[float]) -> MeanSd:
-    return MeanSd(mean=float(np.mean(values)), sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
 
 
 def verdict(rows: Sequence[MethodRow], nets: Sequence[str], over: MeanSd, above: float) -> tuple[str, ...]:
@@ -191,8 +184,8 @@ def write(content: PaserContent, folders: Sequence[SeedFolder], out: Path) -> No
 
     seen = [read(folder) for folder in folders]
     (out / FIGURES).write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    _write_csv(out / "paser.csv", _method_rows(seen))
-    _write_csv(out / "curves.csv", _curve_rows(seen))
+    write_csv(_method_rows(seen), out / "paser.csv")
+    write_csv(_curve_rows(seen), out / "curves.csv")
     page = template("paser.html", {"form": form, "net_colour": net_colour}).render(
         content=content,
         charts=charts(seen),
@@ -211,13 +204,6 @@ NET_COLOURS = ("#56b4e9", "#e69f00", "#d55e00", "#7c3aed", "#009e73")
 def net_colour(place: int) -> str:
     """Colour of a net, by its place."""
     return NET_COLOURS[place % len(NET_COLOURS)]
-
-
-def form(value: MeanSd | None, seeds: int, places: int = 3) -> str:
-    """Mean ± standard deviation over seeds."""
-    if value is None:
-        return "–"
-    return f"{value.mean:.{places}f}" + (f" ± {value.sd:.{places}f}" if seeds > 1 else "")
 
 
 def _method_rows(seen: Sequence[SeedFigures]) -> Iterable[dict[str, Any]]:
@@ -250,35 +236,20 @@ def _cells(point: Point, nets: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    listed = list(rows)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(listed[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(listed)
-
-
 def show_paser(run_folder: Path) -> Path:
     """Print the table and the verdict of a finished run; returns its page's path."""
-    content, out = PaserContent.model_validate_json((run_folder / FIGURES).read_text("utf-8")), console()
-    table = Table(
-        title=f"{content.run_name}: {content.images} {content.split} images, {content.seeds} seed(s)",
-        title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    table.add_column("method")
-    for head in ("IoU", "GFLOP", "ms", "IoU/GFLOP", *(f"% {net}" for net in content.nets)):
-        table.add_column(head, justify="right")
-    for row in content.rows:
-        values = [
+    content = PaserContent.model_validate_json((run_folder / FIGURES).read_text("utf-8"))
+    rows = [
+        [
+            row.method,
             form(row.iou, content.seeds),
             form(row.gflop, content.seeds, 2),
             form(row.ms, content.seeds, 1),
+            form(row.efficiency, content.seeds),
+            *(f"{100 * share:.0f}" for share in row.patches),
         ]
-        values.append(form(row.efficiency, content.seeds, 3))
-        table.add_row(row.method, *values, *(f"{100 * share:.0f}" for share in row.patches))
-    out.print(table)
-    for statement in content.verdict:
-        out.print(f"- {statement}", highlight=False, markup=False)
-    page = run_folder / PAGE
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
-    return page
+        for row in content.rows
+    ]
+    title = f"{content.run_name}: {content.images} {content.split} images, {content.seeds} seed(s)"
+    heads = ("method", "IoU", "GFLOP", "ms", "IoU/GFLOP", *(f"% {net}" for net in content.nets))
+    return show(title, heads, rows, content.verdict, run_folder / PAGE)

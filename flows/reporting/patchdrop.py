@@ -6,7 +6,6 @@ one per arm, seed and held-out image, ``history.csv`` one per trained arm, seed 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
-from rich import box
-from rich.table import Table
 
-from flows.console import console
 from flows.reporting.data import MeanSd
+from flows.reporting.seed_tables import form, gather, judged, mean_sd, show, write_csv
 from flows.reporting.templates import template
 from reward_data.image_store import ImageStore
 from reward_data.types import Config
@@ -27,7 +24,6 @@ PAGE, FIGURES = "report.html", "patchdrop.json"
 HIGH, LOW = "HR alone", "LR alone"
 POLICIES = ("Pt", "Ft-1", "Ft-2")
 BLIND = "random"
-NEED = 2.0  # standard errors of a difference over seeds that are called more than noise
 
 
 class ArmFolder(NamedTuple):
@@ -113,11 +109,6 @@ def collect(
     return content.model_copy(update={"verdict": tuple(verdict(content))})
 
 
-def mean_sd(values: Sequence[float]) -> MeanSd:
-    """Mean and standard deviation over seeds (n - 1; 0 for one)."""
-    return MeanSd(mean=float(np.mean(values)), sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
-
-
 def _times(timings: Sequence[Path], rows: Sequence[DropRow], patches: int) -> tuple[TimeRow, ...]:
     tables = [json.loads((folder / "latency.json").read_text("utf-8")) for folder in timings]
     if not tables:
@@ -163,13 +154,7 @@ def _against(row: DropRow) -> str:
     gain = row.over_random
     assert gain is not None
     said = f"Against as many patches chosen at random, at the same training, it has {100 * gain.mean:+.1f} points"
-    if row.seeds < 3:
-        return f"{said}, in {row.seeds} seed(s): too few to say whether that is more than noise."
-    margin = NEED * gain.sd / row.seeds**0.5
-    if abs(gain.mean) <= margin:
-        return f"{said} (± {100 * gain.sd:.1f} over {row.seeds} seeds): within the noise."
-    side = "better" if gain.mean > 0 else "worse"
-    return f"{said} (± {100 * gain.sd:.1f} over {row.seeds} seeds): {side} than by chance."
+    return judged(said, gain, row.seeds, f"{100 * gain.sd:.1f}")
 
 
 def _cost_words(name: str) -> str:
@@ -184,7 +169,8 @@ def write(content: DropContent, folders: Sequence[ArmFolder], store: ImageStore,
     (out / FIGURES).write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
     _write_arms(folders, out / "arms.csv")
     for name in ("images.csv", "history.csv"):
-        write_tidy(name, folders, out)
+        places = [(f, f.evaluation if name == "images.csv" else f.model) for f in folders]
+        gather(name, [({"arm": f.arm, "seed": f.seed}, place) for f, place in places], out)
     page = template("patchdrop.html", {"form": form, "cost_words": _cost_words}).render(
         content=content,
         charts=charts(content, folders),
@@ -195,58 +181,28 @@ def write(content: DropContent, folders: Sequence[ArmFolder], store: ImageStore,
     (out / PAGE).write_text(page, encoding="utf-8")
 
 
-def form(value: MeanSd | None, seeds: int, digits: int = 3, sign: str = "") -> str:
-    """A figure as text, with its spread where there are several seeds."""
-    if value is None:
-        return "–"
-    return f"{value.mean:{sign}.{digits}f}" + (f" ± {value.sd:.{digits}f}" if seeds > 1 else "")
-
-
 def _write_arms(folders: Sequence[ArmFolder], path: Path) -> None:
     rows: list[dict[str, Any]] = []
     for folder in folders:
         figures = json.loads((folder.evaluation / "summary.json").read_text("utf-8"))["figures"]
         rows.append({"arm": folder.arm, "seed": folder.seed} | {k: f"{v:.6g}" for k, v in figures.items()})
-    _write_csv(rows, path)
-
-
-def write_tidy(name: str, folders: Sequence[ArmFolder], out: Path) -> None:
-    """One table of that name of all arms and seeds, with these as its first columns."""
-    rows: list[dict[str, Any]] = []
-    for folder in folders:
-        place = folder.evaluation if name == "images.csv" else folder.model
-        if place is not None and (place / name).is_file():
-            with (place / name).open(newline="", encoding="utf-8") as file:
-                rows += [{"arm": folder.arm, "seed": folder.seed, **row} for row in csv.DictReader(file)]
-    if rows:
-        _write_csv(rows, out / name)
-
-
-def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(rows, path)
 
 
 def show_drop(run_folder: Path) -> Path:
     """Print the table and the verdict of a finished run; returns its page's path."""
-    content, out = DropContent.model_validate_json((run_folder / FIGURES).read_text("utf-8")), console()
-    table = Table(
-        title=f"{content.run_name}: {content.images} held-out images, {content.rows[0].seeds} seed(s)",
-        title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    table.add_column("arm")
-    for head in ("accuracy", f"patches of {content.patches}", "over random", "reward", "policies"):
-        table.add_column(head, justify="right")
-    for row in content.rows:
-        values = [form(row.figures["accuracy"], row.seeds), form(row.figures["patches"], row.seeds, 1)]
-        values += [form(row.over_random, row.seeds, 3, "+"), form(row.figures["reward"], row.seeds)]
-        table.add_row(row.arm, *values, f"{row.figures['unique_policies'].mean:.0f}")
-    out.print(table)
-    for line in content.verdict:
-        out.print(f"- {line}", highlight=False, markup=False)
-    page = run_folder / PAGE
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
-    return page
+    content = DropContent.model_validate_json((run_folder / FIGURES).read_text("utf-8"))
+    rows = [
+        [
+            row.arm,
+            form(row.figures["accuracy"], row.seeds),
+            form(row.figures["patches"], row.seeds, 1),
+            form(row.over_random, row.seeds, 3, "+"),
+            form(row.figures["reward"], row.seeds),
+            f"{row.figures['unique_policies'].mean:.0f}",
+        ]
+        for row in content.rows
+    ]
+    title = f"{content.run_name}: {content.images} held-out images, {content.rows[0].seeds} seed(s)"
+    heads = ("arm", "accuracy", f"patches of {content.patches}", "over random", "reward", "policies")
+    return show(title, heads, rows, content.verdict, run_folder / PAGE)

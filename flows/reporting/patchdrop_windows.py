@@ -6,7 +6,6 @@ arm, seed and image, ``curves.csv`` mIoU over the number of windows, ``history.c
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,14 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from pydantic import Field
-from rich import box
-from rich.table import Table
 
-from flows.console import console
 from flows.reporting.data import MeanSd
 from flows.reporting.figures import INK, Chart, draw
-from flows.reporting.patchdrop import NEED, form, mean_sd
 from flows.reporting.patchdrop_pictures import Strip, window_strips
+from flows.reporting.seed_tables import form, gather, judged, mean_sd, read_csv, show, write_csv
 from flows.reporting.templates import template
 from reward_data.case_store import CaseStore
 from reward_data.types import Config
@@ -130,14 +126,7 @@ def verdict(content: WindowContent) -> list[str]:
     gain = entropy.policy_over
     assert gain is not None
     against = f"Against as many windows chosen by entropy it has {gain.mean:+.4f} mIoU"
-    if content.seeds < 3:
-        return [
-            *said,
-            f"{against}, in {content.seeds} seed(s): too few to say whether that is more than noise.",
-        ]
-    noise = abs(gain.mean) <= NEED * gain.sd / content.seeds**0.5
-    side = "within the noise" if noise else f"{'better' if gain.mean > 0 else 'worse'} than by chance"
-    return [*said, f"{against} (± {gain.sd:.4f} over {content.seeds} seeds): {side}."]
+    return [*said, judged(against, gain, content.seeds, f"{gain.sd:.4f}")]
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
@@ -148,7 +137,8 @@ def write(content: WindowContent, folders: Sequence[SeedFolder], store: CaseStor
     (out / FIGURES).write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
     _write_arms(folders, out / "arms.csv")
     for name in ("cases.csv", "curves.csv", "history.csv"):
-        _write_tidy(name, folders, out)
+        places = [(f, f.policy if name == "history.csv" else f.evaluation) for f in folders]
+        gather(name, [({"seed": f.seed}, place) for f, place in places], out)
     strips: tuple[Strip, ...] = window_strips(
         folders[0].evaluation / "cases.csv", store, content.grid, POLICY
     )
@@ -196,7 +186,7 @@ def _seconds(content: WindowContent) -> Callable[[Axes], None]:
 
 
 def _curves(content: WindowContent, folders: Sequence[SeedFolder]) -> Callable[[Axes], None]:
-    tables = [_read(folder.evaluation / "curves.csv") for folder in folders]
+    tables = [read_csv(folder.evaluation / "curves.csv") for folder in folders]
     points: dict[str, dict[int, list[float]]] = {}
     for row in (row for table in tables for row in table):
         points.setdefault(row["chooser"], {}).setdefault(int(row["windows"]), []).append(float(row["miou"]))
@@ -218,11 +208,6 @@ def _curves(content: WindowContent, folders: Sequence[SeedFolder]) -> Callable[[
     return paint
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def _write_arms(folders: Sequence[SeedFolder], path: Path) -> None:
     rows: list[dict[str, Any]] = []
     for folder in folders:
@@ -231,41 +216,22 @@ def _write_arms(folders: Sequence[SeedFolder], path: Path) -> None:
         for arm, figures in summary["arms"].items():
             row = {"arm": arm, "seed": folder.seed} | {k: f"{v:.6g}" for k, v in figures.items()}
             rows.append(row | {"seconds": f"{seconds[arm]:.6g}" if arm in seconds else ""})
-    _write(rows, path)
-
-
-def _write_tidy(name: str, folders: Sequence[SeedFolder], out: Path) -> None:
-    rows: list[dict[str, Any]] = []
-    for folder in folders:
-        place = folder.policy if name == "history.csv" else folder.evaluation
-        rows += [{"seed": folder.seed, **row} for row in _read(place / name)]
-    _write(rows, out / name)
-
-
-def _write(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(rows, path)
 
 
 def show_windows(run_folder: Path) -> Path:
     """Print the table and the verdict of a finished run; returns its page's path."""
-    content, out = WindowContent.model_validate_json((run_folder / FIGURES).read_text("utf-8")), console()
-    table = Table(
-        title=f"{content.run_name}: {content.images} held-out images, {content.seeds} seed(s)",
-        title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    table.add_column("arm")
-    for head in ("mIoU", f"windows of {content.patches}", "seconds per image", "policy over it"):
-        table.add_column(head, justify="right")
-    for row in content.rows:
-        values = [form(row.miou, content.seeds, 4), form(row.windows, content.seeds, 1)]
-        values += [form(row.seconds, content.seeds, 3), form(row.policy_over, content.seeds, 4, "+")]
-        table.add_row(row.arm, *values)
-    out.print(table)
-    for line in content.verdict:
-        out.print(f"- {line}", highlight=False, markup=False)
-    page = run_folder / PAGE
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
-    return page
+    content = WindowContent.model_validate_json((run_folder / FIGURES).read_text("utf-8"))
+    rows = [
+        [
+            row.arm,
+            form(row.miou, content.seeds, 4),
+            form(row.windows, content.seeds, 1),
+            form(row.seconds, content.seeds, 3),
+            form(row.policy_over, content.seeds, 4, "+"),
+        ]
+        for row in content.rows
+    ]
+    title = f"{content.run_name}: {content.images} held-out images, {content.seeds} seed(s)"
+    heads = ("arm", "mIoU", f"windows of {content.patches}", "seconds per image", "policy over it")
+    return show(title, heads, rows, content.verdict, run_folder / PAGE)

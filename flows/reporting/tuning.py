@@ -6,7 +6,6 @@ Equal data give equal bytes. ``tuning.json`` has everything on the page but the 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
-from rich import box
-from rich.table import Table
 
-from flows.console import console
 from flows.reporting.data import MeanSd
+from flows.reporting.seed_tables import FEW, form, gather, judged, mean_sd, show
 from flows.reporting.templates import template
 from flows.reward_tuning_config import MAIN, START
 from reward_data.types import Config
@@ -30,8 +27,6 @@ PAGE, FIGURES = "report.html", "tuning.json"
 REFERENCE = "CE continued"
 MEASURES = ("miou", "dice", "accuracy", "boundary", "hausdorff", "validity", "reward")
 HEADS = {"miou": "mIoU", "dice": "Dice", "boundary": "boundary F1"}
-NEED = 2.0  # standard errors of a difference over seeds that are called more than noise
-FEW = 3  # seeds that it takes to say so
 
 
 class ArmFolder(NamedTuple):
@@ -123,7 +118,7 @@ def validation(folder: ArmFolder) -> dict[str, list[float]]:
 def _row(arm: str, seen: Sequence[_Seed], reference: str) -> ArmRow:
     own = [item for item in seen if item.arm == arm]
     measures = {
-        name: _mean_sd([item.measures[name] for item in own if name in item.measures])
+        name: mean_sd([item.measures[name] for item in own if name in item.measures])
         for name in dict.fromkeys(name for item in own for name in item.measures)
     }
     slopes = [item.slope for item in own if item.slope is not None]
@@ -140,11 +135,7 @@ def _row(arm: str, seen: Sequence[_Seed], reference: str) -> ArmRow:
 def _gain(own: Sequence[_Seed], seen: Sequence[_Seed], other: str) -> MeanSd | None:
     base = {item.seed: item.measures["miou"] for item in seen if item.arm == other}
     gains = [item.measures["miou"] - base[item.seed] for item in own if item.seed in base]
-    return _mean_sd(gains) if gains and own[0].arm != other else None
-
-
-def _mean_sd(values: Sequence[float]) -> MeanSd:
-    return MeanSd(mean=float(np.mean(values)), sd=float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+    return mean_sd(gains) if gains and own[0].arm != other else None
 
 
 def verdict(rows: Sequence[ArmRow], reference: str) -> tuple[str, ...]:
@@ -162,13 +153,7 @@ def verdict(rows: Sequence[ArmRow], reference: str) -> tuple[str, ...]:
 
 
 def _against(row: ArmRow, other: str, gain: MeanSd) -> str:
-    said = f"{row.arm} has {gain.mean:+.3f} mIoU against {other}"
-    if row.seeds < FEW:
-        return f"{said}, in {row.seeds} seed(s): too few to say whether that is more than noise."
-    said += f" (± {gain.sd:.3f} over {row.seeds} seeds)"
-    if abs(gain.mean) <= NEED * gain.sd / row.seeds**0.5:
-        return f"{said}: within the noise."
-    return f"{said}: {'better' if gain.mean > 0 else 'worse'} by more than chance."
+    return judged(f"{row.arm} has {gain.mean:+.3f} mIoU against {other}", gain, row.seeds, f"{gain.sd:.3f}")
 
 
 def write(content: TuningContent, folders: Sequence[ArmFolder], out: Path) -> None:
@@ -177,53 +162,27 @@ def write(content: TuningContent, folders: Sequence[ArmFolder], out: Path) -> No
 
     (out / FIGURES).write_text(content.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for name in ("losses.csv", "metrics.csv", "cases.csv"):
-        _write_tidy(name, folders, out)
+        places = [(f, f.evaluation if name == "cases.csv" else f.policy) for f in folders]
+        gather(name, [({"arm": f.arm, "seed": f.seed}, place) for f, place in places], out)
     shown = [name for name in MEASURES if any(name in row.measures for row in content.rows)]
-    page = template("tuning.html", {"form": _form}).render(
+    page = template("tuning.html", {"form": form}).render(
         content=content, measures=shown, heads=HEADS, charts=charts(folders, content.reference), glossary={}
     )
     (out / PAGE).write_text(page, encoding="utf-8")
 
 
-def _form(value: MeanSd | None, seeds: int, sign: str = "") -> str:
-    if value is None:
-        return "–"
-    return f"{value.mean:{sign}.3f}" + (f" ± {value.sd:.3f}" if seeds > 1 else "")
-
-
-def _write_tidy(name: str, folders: Sequence[ArmFolder], out: Path) -> None:
-    """One table of that name of all arms and seeds, with these as its first columns."""
-    rows: list[dict[str, str]] = []
-    for folder in folders:
-        place = folder.evaluation if name == "cases.csv" else folder.policy
-        if place is not None and (place / name).is_file():
-            with (place / name).open(newline="", encoding="utf-8") as file:
-                rows += [{"arm": folder.arm, "seed": str(folder.seed), **row} for row in csv.DictReader(file)]
-    if rows:
-        with (out / name).open("w", newline="", encoding="utf-8") as file:
-            columns = list(dict.fromkeys(column for row in rows for column in row))
-            writer = csv.DictWriter(file, columns, lineterminator="\n", restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-
-
 def show_tuning(run_folder: Path) -> Path:
     """Print the table and the verdict of a finished run; returns its page's path."""
-    content, out = TuningContent.model_validate_json((run_folder / FIGURES).read_text("utf-8")), console()
-    table = Table(
-        title=f"{content.run_name}: {content.cases} {content.split} images, {content.rows[0].seeds} seed(s)",
-        title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    table.add_column("arm")
-    for head in ("mIoU", f"over {content.reference}", "Dice", "boundary F1"):
-        table.add_column(head, justify="right")
-    for row in content.rows:
-        values = [_form(row.measures["miou"], row.seeds), _form(row.over_reference, row.seeds, "+")]
-        values += [_form(row.measures[name], row.seeds) for name in ("dice", "boundary")]
-        table.add_row(row.arm, *values)
-    out.print(table)
-    for sentence in content.verdict:
-        out.print(f"- {sentence}", highlight=False, markup=False)
-    page = run_folder / PAGE
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
-    return page
+    content = TuningContent.model_validate_json((run_folder / FIGURES).read_text("utf-8"))
+    rows = [
+        [
+            row.arm,
+            form(row.measures["miou"], row.seeds),
+            form(row.over_reference, row.seeds, sign="+"),
+            *(form(row.measures[name], row.seeds) for name in ("dice", "boundary")),
+        ]
+        for row in content.rows
+    ]
+    title = f"{content.run_name}: {content.cases} {content.split} images, {content.rows[0].seeds} seed(s)"
+    heads = ("arm", "mIoU", f"over {content.reference}", "Dice", "boundary F1")
+    return show(title, heads, rows, content.verdict, run_folder / PAGE)

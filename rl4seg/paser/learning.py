@@ -35,6 +35,7 @@ from rl4seg.paser.reward import gains, rewards
 from rl4seg.paser.router import Router
 from rl4seg.paser.table import routing_table
 from rl4seg.runtime import Runtime
+from rl4seg.training import last_means
 
 INIT, BEGIN = 82, 83  # branches of the seed tree
 
@@ -117,11 +118,9 @@ def finetune_router(
 
 def _figures(history: list[dict[str, float]], out: Path) -> dict[str, float]:
     write_history(out / "history.csv", history, every=max(1, len(history) // 200))
-    tail = history[-max(1, len(history) // 5) :]
-    names = [name for name in ("reward", "best", "entropy") if name in tail[-1]]
-    return {"steps": float(len(history))} | {
-        name: float(np.mean([row[name] for row in tail])) for name in names
-    }
+    means = last_means(history)
+    shown = {name: value for name, value in means.items() if name in ("reward", "best", "entropy")}
+    return {"steps": float(len(history)), **shown}
 
 
 def calibrated(

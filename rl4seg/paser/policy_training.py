@@ -20,7 +20,7 @@ from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.paser.policy import RoutingPolicy, per_patch
 from rl4seg.reinforce import baseline_values, reinforce_loss
 from rl4seg.runtime import Runtime, step_generator
-from rl4seg.training import Stateful, run_steps
+from rl4seg.training import Stateful, descend, run_steps
 
 ORDER, ACT = 71, 72  # branches of the seed tree
 
@@ -96,10 +96,7 @@ def train_routing(
         loss, figures = policy_loss(
             logits, values, actions, weight, config.baseline, config.entropy_weight(index)
         )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), config.grad_norm)
-        optimiser.step()
+        descend(optimiser, loss, list(policy.parameters()), config.grad_norm)
         schedule.step()
         return {"loss": loss.item(), **figures}
 

@@ -22,7 +22,7 @@ from rl4seg.histories import write_history
 from rl4seg.losses import dice_cross_entropy
 from rl4seg.policies import Model, new_model, save_model, spec_for
 from rl4seg.runtime import Runtime, derive_seed, step_generator
-from rl4seg.training import Stateful, run_steps
+from rl4seg.training import Stateful, descend, last_means, run_steps
 
 ORDER, PLACE, NOISE, INIT = 73, 74, 75, 76  # branches of the seed tree
 
@@ -106,10 +106,7 @@ def pretrain(
             apart = distillation_loss(logits, shown, learned)
             loss = (1 - learned.weight) * loss + learned.weight * apart
             figures["distillation"] = apart.item()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.grad_norm)
-        optimiser.step()
+        descend(optimiser, loss, list(network.parameters()), config.grad_norm)
         schedule.step()
         return {"loss": loss.item(), **figures}
 
@@ -119,8 +116,7 @@ def pretrain(
     )
     write_history(out / "history.csv", history, every=max(1, member.steps // 200))
     save_model(model, out)
-    tail = history[-max(1, len(history) // 5) :]
-    return {"steps": float(member.steps), "loss": float(np.mean([row["loss"] for row in tail]))}
+    return {"steps": float(member.steps), "loss": last_means(history)["loss"]}
 
 
 def _rows(count: int, batch: int, step: int, seed: int) -> Int64:

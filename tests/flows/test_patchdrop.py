@@ -189,7 +189,7 @@ def test_the_verdict_tells_the_two_savings_apart() -> None:
     )
     said = verdict(content)
     assert said[0].startswith("Pt answers 80.0% right with 1.0 of 4 patches")
-    # standard error .01 / sqrt(4) = .005, two of them are the gain itself: not more than noise
+    # standard error .01 / sqrt(4) = .005, the gain is two of them: not more than noise with four seeds (3.18)
     assert said[1].endswith("within the noise.")
     assert said[2] == (
         "Acquisition saved: 75% of the high-resolution patches. Compute saved, policy included: -20% multiply-adds."

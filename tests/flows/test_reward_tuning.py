@@ -198,13 +198,13 @@ def test_the_verdict_goes_by_the_spread_over_seeds() -> None:
         }
         return "\n".join(verdict([ArmRow.model_validate(content)], "CE continued"))
 
-    # standard error .01 / sqrt(4) = .005; two of them .01
-    assert "within the noise" in said(0.009, 0.01, 4)
-    assert "better by more than chance" in said(0.011, 0.01, 4)
-    assert "worse by more than chance" in said(-0.011, 0.01, 4)
+    # standard error .01 / sqrt(4) = .005; times 3.182, Student's t at 97.5 % with 3 degrees of freedom: .0159
+    assert "within the noise" in said(0.015, 0.01, 4)
+    assert "better by more than chance" in said(0.017, 0.01, 4)
+    assert "worse by more than chance" in said(-0.017, 0.01, 4)
     assert "too few" in said(0.5, 0.0, 2)
     # better than the rival, and yet worse than what it started from: both are said
-    both = said(0.011, 0.01, 4, over_start=-0.02).splitlines()
+    both = said(0.017, 0.01, 4, over_start=-0.02).splitlines()
     assert [line.rpartition(": ")[2] for line in both[:2]] == [
         "better by more than chance.",
         "worse by more than chance.",
