@@ -18,6 +18,7 @@ import torch
 from reward_data.case_store import CaseStore
 from reward_data.types import Bool, Float64, Int64, Progress, no_progress
 from rl4seg.configs.paser import PaserEvaluationConfig
+from rl4seg.networks import most_probable
 from rl4seg.paser import curves
 from rl4seg.paser.data import held_out_labelled, labelled
 from rl4seg.paser.figures import (
@@ -211,7 +212,8 @@ def _examples(
     look = router.look(images)
     last = len(router.nets) - 1
     routed = router.decided(images, look.logits, torch.from_numpy(actions[: len(indices)]))
-    masks = torch.stack([look.logits.argmax(1), routed.argmax(1), router.alone(images, last).argmax(1)], 1)
+    answers = (look.logits, routed, router.alone(images, last))
+    masks = torch.stack([most_probable(answer) for answer in answers], 1)
     uncertain: Float64 = look.uncertain.cpu().numpy()
     return {
         "images": (images.cpu().numpy() * 255).round().astype(np.uint8),

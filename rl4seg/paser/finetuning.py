@@ -15,6 +15,7 @@ from torch.nn import functional
 from reward_data.types import Float64, Progress, no_progress
 from rl4seg.configs.paser import FinetuningConfig, PolicyTrainingConfig, RoutingRewardConfig
 from rl4seg.data import batch_indices, batches_per_epoch
+from rl4seg.networks import most_probable
 from rl4seg.paser.grid import PatchGrid
 from rl4seg.paser.policy import per_patch
 from rl4seg.paser.policy_training import act, policy_loss
@@ -43,8 +44,8 @@ class Finetuning:
 
     def values(self, images: Tensor, truth: Tensor, small: Tensor) -> Tensor:
         """What every choice would earn with the nets as they are now. Shape: -> (B * P, N)."""
-        answers = [small.argmax(1)]
-        answers += [self.router.alone(images, net).argmax(1) for net in range(1, len(self.router.nets))]
+        answers = [most_probable(small)]
+        answers += [most_probable(self.router.alone(images, net)) for net in range(1, len(self.router.nets))]
         counts = patch_counts(answers, truth, self.grid(images), small.shape[1])
         gain: Float64 = gains(counts, self.reward.gain, self.reward.class_weights)
         earned = rewards(gain, self.router.costs, self.reward.lambda_cost)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from reward_data.case_store import CaseStore
-from reward_data.types import Int64, Progress, no_progress
+from reward_data.types import Bool, Int64, Progress, no_progress
 from rl4seg.configs.paser import PaserEvaluationConfig
 from rl4seg.paser.data import held_out_labelled, labelled
-from rl4seg.paser.evaluation import ACTIONS, TABLE, Routed, Routings, best_within
+from rl4seg.paser.evaluation import ACTIONS, TABLE, Routings, best_within
 from rl4seg.paser.figures import (
     BARE,
     CASCADE,
@@ -36,7 +36,7 @@ from rl4seg.paser.table import RoutingTable
 from rl4seg.runtime import Runtime
 
 LATENCY = "latency.json"
-MOST_IMAGES, CURVE_POINTS = 4, 6
+MOST_IMAGES, CURVE_POINTS = 12, 6
 T = TypeVar("T")
 Work = Callable[[Tensor, int], object]
 
@@ -75,10 +75,11 @@ def measure_latency(
     progress: Progress = no_progress,
 ) -> Latency:
     """Time every method of the table, and policy and cascade along their curves, on held-out images."""
-    indices = held_out_labelled(store)[:MOST_IMAGES]
-    images = [labelled(store, np.array([index]), runtime)[0] for index in indices]
+    indices = held_out_labelled(store)
+    timed = _evenly(len(indices), MOST_IMAGES)
+    images = [labelled(store, np.array([index]), runtime)[0] for index in indices[timed]]
     with np.load(evaluation / ACTIONS) as file:
-        actions: dict[str, Int64] = {name: file[name] for name in file.files}
+        actions: dict[str, Int64] = {name: file[name][timed] for name in file.files}
     rest = Routings(RoutingTable.load(evaluation / TABLE), spec, config, 0)
     cascades = [routed for found in rest.cascades().values() for routed in found]
     own = _spread([rest.policy(p.setting) for p in rest.policy_curve()])
@@ -87,11 +88,11 @@ def measure_latency(
     works: dict[str, Work] = {name: _alone(router, net) for net, name in enumerate(nets)}
     works[f"{PIECE} {nets[last]}"] = lambda image, _: _in_one_piece(router, last, image)
     works |= {name: _thinking(router, actions[name]) for name in (POLICY, TRAINED)}
-    works[CASCADE] = _cascading(router, best_within(cascades, figures.rows[POLICY].gflop))
+    works[CASCADE] = _cascading(router, best_within(cascades, figures.rows[POLICY].gflop).ran[timed])
     works |= {name: _given(router, actions[name]) for name in (RANDOM, ORACLE)}
     works[BARE] = _given(router, actions[POLICY])
-    works |= {f"own {i}": _thinking(router, found) for i, (found, _) in enumerate(own)}
-    works |= {f"rival {i}": _cascading(router, routed) for i, routed in enumerate(rivals)}
+    works |= {f"own {i}": _thinking(router, found[timed]) for i, (found, _) in enumerate(own)}
+    works |= {f"rival {i}": _cascading(router, routed.ran[timed]) for i, routed in enumerate(rivals)}
     with torch.no_grad():
         ms = in_turns(works, images, config.repeats, runtime.device, progress)
     return Latency(
@@ -106,8 +107,13 @@ def measure_latency(
 
 def _spread(found: Sequence[T]) -> list[T]:
     """A few of them, the first and the last among them."""
-    places = np.unique(np.linspace(0, len(found) - 1, CURVE_POINTS).round().astype(int))
-    return [found[place] for place in places]
+    return [found[place] for place in _evenly(len(found), CURVE_POINTS)]
+
+
+def _evenly(count: int, most: int) -> Int64:
+    """At most so many places out of ``count``, the first and the last among them."""
+    places: Int64 = np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
+    return places
 
 
 def _alone(router: Router, net: int) -> Work:
@@ -129,7 +135,7 @@ def _thinking(router: Router, actions: Int64) -> Work:
     return work
 
 
-def _cascading(router: Router, routed: Routed) -> Work:
+def _cascading(router: Router, ran: Bool) -> Work:
     """Smallest net and passes, then every net on the patches that it is asked for, and the stitching."""
 
     def work(image: Tensor, place: int) -> Tensor:
@@ -137,7 +143,7 @@ def _cascading(router: Router, routed: Routed) -> Work:
         grid = router.grid(tuple(image.shape[2:]))
         out = look.logits.log_softmax(1)
         for net in range(1, len(router.nets)):
-            patches = np.flatnonzero(routed.ran[place, :, net])
+            patches = np.flatnonzero(ran[place, :, net])
             if len(patches):
                 chosen = torch.from_numpy(np.stack([np.zeros_like(patches), patches], 1))
                 grid.lay(

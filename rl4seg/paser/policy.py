@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rl4seg.configs.paser import PolicyInput, RoutingConfig
+from rl4seg.networks import most_probable
 from rl4seg.runtime import seeded
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -51,7 +52,7 @@ def features(config: RoutingConfig, images: Tensor, probabilities: Tensor, uncer
     parts: list[Tensor] = []
     for name in config.inputs:
         if name == "answer":
-            winners = probabilities.argmax(1)
+            winners = most_probable(probabilities)
             parts.append(mean(torch.stack([winners == k for k in range(probabilities.shape[1])], 1).float()))
         elif name == "entropy":
             both = mean(torch.stack([uncertain, uncertain.square()], 1))

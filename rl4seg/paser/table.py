@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reward_data.types import Float32, Float64, Int64, Progress, no_progress
+from rl4seg.networks import most_probable
 from rl4seg.paser.grid import PatchGrid
 from rl4seg.paser.reward import confusion
 from rl4seg.paser.router import Router
@@ -68,7 +69,7 @@ def _part(router: Router, images: Tensor, truth: Tensor) -> tuple[np.ndarray, ..
     look = router.look(images)
     answers = [look.logits.softmax(1)]
     answers += [router.alone(images, net).exp() for net in range(1, len(router.nets))]
-    counts = patch_counts([answer.argmax(1) for answer in answers], truth, grid, look.logits.shape[1])
+    counts = patch_counts([most_probable(answer) for answer in answers], truth, grid, look.logits.shape[1])
     entropies = np.stack([patch_means(entropy(answer), grid) for answer in answers], 2)
     return (
         counts,
