@@ -15,7 +15,7 @@ from flows.config import AutoIterationConfig
 from flows.config_loader import changed, load_config
 from flows.presets import preset_path
 from reward_data.errors import ConfigError
-from reward_data.readers import DatasetConfig, is_phantom, list_cases
+from reward_data.readers import DatasetConfig, is_simulated, list_cases
 from reward_data.types import Config
 from rl4seg.configs.rivals import RivalsConfig
 
@@ -148,7 +148,7 @@ def load_study(path_or_name: str) -> Study:
 
 
 def _holds_images_back(target: DatasetConfig) -> bool:
-    if is_phantom(target) or target.path is None:
+    if is_simulated(target) or target.path is None:
         return target.validation_fraction > 0
     return any(files.split == "val" for files in list_cases(target))
 

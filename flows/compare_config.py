@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from flows import preflight
 from flows.config import AutoIterationConfig
 from flows.config_base import different_seeds, listed
-from reward_data.readers import DatasetConfig, is_phantom, list_cases
+from reward_data.readers import DatasetConfig, is_simulated, list_cases
 from rl4seg.configs.rivals import RivalsConfig
 
 RIVALS = RivalsConfig().all(upper_bound=True)
@@ -85,7 +85,7 @@ class CompareConfig(SeedsConfig):
 
 def has_target_labels(target: DatasetConfig) -> bool:
     """Whether some training image of the target has a label: without one there is no upper bound."""
-    if is_phantom(target):
+    if is_simulated(target):
         return True
     if target.path is None:
         return False

@@ -96,6 +96,25 @@ class RunConfig(Config):
         return self
 
 
+class SeedsRunConfig(RunConfig):
+    """A run that can be a study of several seeds."""
+
+    seeds: tuple[int, ...] = Field(
+        default=(), description="Seeds of a study, each with its own trainings; empty = `seed` alone."
+    )
+
+    _from_text = field_validator("seeds", mode="before")(listed)
+    _are_different = field_validator("seeds")(different_seeds)
+
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds that run."""
+        return self.seeds or (self.seed,)
+
+    def seeds_used(self) -> dict[str, int]:
+        """What seeds.json says."""
+        return {f"seed-{seed}": seed for seed in self.seeds} or {"seed": self.seed}
+
+
 def located(path: str | None) -> str | None:
     """The absolute path of what exists here; anything else as it is."""
     return str(Path(path).absolute()) if path is not None and Path(path).exists() else path

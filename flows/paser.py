@@ -25,7 +25,6 @@ from flows.paser_tasks import (
     calibrate_router,
     evaluate_routing,
     finetune,
-    import_micrographs,
     measure_net_costs,
     package_router,
     pretrain_net,
@@ -40,16 +39,12 @@ from flows.run_folder import versions
 from flows.stages import current_environment
 from flows.store import CaseSet, PackageRef, Policy
 from flows.tasks import import_dataset
-from reward_data.types import LabelMap
 
 POLICY_FOLDER, PACKAGE = "policy", "package.json"
 
 
 def imported(config: PaserConfig) -> CaseSet:
     """The labelled images on the networks' grid."""
-    if config.micrographs is not None:
-        return import_micrographs.named("import")(config.micrographs, config.preprocess)
-    assert config.dataset is not None
     return import_dataset.named("import")(*preflight.dataset_inputs(config.dataset), config.preprocess)
 
 
@@ -106,8 +101,7 @@ def stages(config: PaserConfig) -> PaserReport:
     """Every stage of a run, from the images to the report; the router of the first seed is handed out."""
     cases = imported(config)
     records = tuple(one_seed(config, cases, seed) for seed in config.all_seeds())
-    labels = LabelMap(names=config.class_names) if config.dataset is None else config.dataset.labels
-    described = Described(labels=labels, preprocess=config.preprocess)
+    described = Described(labels=config.dataset.labels, preprocess=config.preprocess)
     hand_out(package_router(described, records[0].router, cases), config.name)
     return write_paser_report(config.name, dump_config(config), records)
 

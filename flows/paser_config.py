@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from flows.config_base import RunConfig, different_seeds, listed, located
+from flows.config_base import SeedsRunConfig, located
+from flows.labelled_data import check_labelled
 from reward_data.class_statistics import check_weights
-from reward_data.errors import ConfigError, DataError
-from reward_data.phantom_micrographs import CLASSES, MicrographConfig
 from reward_data.preprocess import PreprocessConfig
-from reward_data.readers import DatasetConfig, is_phantom, list_cases
+from reward_data.readers import DatasetConfig
 from rl4seg.configs.paser import (
     FAMILY,
     FinetuningConfig,
@@ -25,16 +24,11 @@ from rl4seg.configs.paser import (
 )
 
 
-class PaserConfig(RunConfig):
+class PaserConfig(SeedsRunConfig):
     """PaSeR: a policy that spends large networks only on the patches where they pay."""
 
     pipeline: str = Field(default="paser", description="Which pipeline the config is for.")
-    dataset: DatasetConfig | None = Field(
-        default=None, description="Labelled images with a validation or a test split; null: micrographs."
-    )
-    micrographs: MicrographConfig | None = Field(
-        default=None, description="Simulated micrographs instead of a dataset."
-    )
+    dataset: DatasetConfig = Field(description="Labelled images with a validation or a test split.")
     preprocess: PreprocessConfig = Field(description="From native images to the networks' grid.")
     nets: tuple[MemberConfig, ...] = Field(
         default=FAMILY, description="Two networks or more, the smallest first."
@@ -60,12 +54,6 @@ class PaserConfig(RunConfig):
     evaluation: PaserEvaluationConfig = Field(
         default=PaserEvaluationConfig(), description="What is measured."
     )
-    seeds: tuple[int, ...] = Field(
-        default=(), description="Seeds of a study, each with its own trainings; empty = `seed` alone."
-    )
-
-    _from_text = field_validator("seeds", mode="before")(listed)
-    _are_different = field_validator("seeds")(different_seeds)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -76,8 +64,6 @@ class PaserConfig(RunConfig):
         names = [net.name for net in self.nets]
         if len(set(names)) < len(names):
             raise ValueError(f"nets: the names {names} must differ")
-        if (self.dataset is None) == (self.micrographs is None):
-            raise ValueError("give either dataset or micrographs, the one or the other")
         if self.routing.passes and self.nets[0].network.dropout == 0:
             raise ValueError(
                 f"routing.passes={self.routing.passes} needs dropout in the smallest net: set nets.0.network.dropout, "
@@ -95,20 +81,10 @@ class PaserConfig(RunConfig):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Class names, class 0 first."""
-        return CLASSES if self.dataset is None else self.dataset.labels.names
-
-    def all_seeds(self) -> tuple[int, ...]:
-        """The seeds that run."""
-        return self.seeds or (self.seed,)
-
-    def seeds_used(self) -> dict[str, int]:
-        """What seeds.json says."""
-        return {f"seed-{seed}": seed for seed in self.seeds} or {"seed": self.seed}
+        return self.dataset.labels.names
 
     def located(self) -> Self:
         """The same run for a process elsewhere: inputs by absolute path."""
-        if self.dataset is None:
-            return self
         return self.model_copy(
             update={"dataset": self.dataset.model_copy(update={"path": located(self.dataset.path)})}
         )
@@ -124,25 +100,9 @@ def check(config: PaserConfig) -> None:
     for weights in (config.class_weights, config.reward.class_weights):
         if weights is not None:
             check_weights(weights, config.class_names)
-    if config.dataset is not None:
-        _check_dataset(config.dataset, config.shares)
-
-
-def _check_dataset(dataset: DatasetConfig, shares: SharesConfig) -> None:
-    if is_phantom(dataset):
-        return
-    if dataset.path is None:
-        raise ConfigError("dataset.path is not set; give a folder or a CSV manifest: dataset.path=FOLDER")
-    labelled = [files for files in list_cases(dataset) if files.label is not None]
-    groups = {files.group for files in labelled if files.split == "train"}
-    wanted = 1 if shares.together else 3
-    if len(groups) < wanted:
-        raise DataError(
-            f"{dataset.path}: {len(groups)} labelled training group(s), wanted {wanted} or more: nets, policy and "
-            "finetuning learn from groups of their own; give labels beside more images, or set shares.together=true"
-        )
-    if not any(files.split in ("val", "test") for files in labelled):
-        raise DataError(
-            f"{dataset.path}: no labelled validation or test image; set dataset.validation_fraction or "
-            "dataset.test_fraction"
-        )
+    check_labelled(
+        config.dataset,
+        1 if config.shares.together else 3,
+        "nets, policy and finetuning learn from groups of their own; give labels beside more images, or set "
+        "shares.together=true",
+    )

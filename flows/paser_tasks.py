@@ -8,7 +8,6 @@ from pydantic import Field
 
 from flows.stages import StageContext, stage
 from flows.store import ArtifactRef, CaseSet, Evaluation, PackageRef, Policy
-from reward_data.phantom_micrographs import MicrographConfig
 from reward_data.preprocess import PreprocessConfig
 from reward_data.types import Config, LabelMap
 from rl4seg.configs.paser import (
@@ -63,17 +62,6 @@ class Described(Config):
 
     labels: LabelMap = Field(description="Classes.")
     preprocess: PreprocessConfig = Field(description="From a native image to the networks' grid.")
-
-
-@stage(CaseSet, title="import")
-def import_micrographs(ctx: StageContext, config: MicrographConfig, preprocess: PreprocessConfig) -> None:
-    """Simulate micrographs into a case store."""
-    from reward_data.case_store import import_cases
-    from reward_data.phantom_micrographs import CLASSES, micrographs
-
-    labels = LabelMap(names=CLASSES)
-    import_cases(micrographs(config), config.cases, preprocess, labels, ctx.out / "cases.h5", ctx.progress)
-    ctx.record(cases=config.cases)
 
 
 @stage(Policy, title="pretrain a net")

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from flows.config_base import RunConfig, different_seeds, listed, located
+from flows.config_base import SeedsRunConfig, listed, located
 from reward_data.errors import ConfigError
 from reward_data.labelled_images import LabelledImagesConfig, list_images
 from reward_data.types import Config
@@ -57,7 +57,7 @@ class RivalsConfig(Config):
     )
 
 
-class PatchDropConfig(RunConfig):
+class PatchDropConfig(SeedsRunConfig):
     """PatchDrop: learn which patches to see at high resolution."""
 
     pipeline: str = Field(default="patchdrop", description="Which pipeline the config is for.")
@@ -89,12 +89,7 @@ class PatchDropConfig(RunConfig):
     latency: LatencyConfig | None = Field(
         default=LatencyConfig(), description="Measure times per image; null = not done."
     )
-    seeds: tuple[int, ...] = Field(
-        default=(), description="Seeds of a study, each with its own training; empty = `seed` alone."
-    )
-
-    _from_text = field_validator("seeds", "grid", "low_size", mode="before")(listed)
-    _are_different = field_validator("seeds")(different_seeds)
+    _lists = field_validator("grid", "low_size", mode="before")(listed)
 
     @model_validator(mode="after")
     def _stages_follow(self) -> Self:
@@ -103,14 +98,6 @@ class PatchDropConfig(RunConfig):
         if len(self.low_size) != len(self.grid):
             raise ValueError(f"low_size {self.low_size} and grid {self.grid} must have one entry per axis")
         return self
-
-    def all_seeds(self) -> tuple[int, ...]:
-        """The seeds that run."""
-        return self.seeds or (self.seed,)
-
-    def seeds_used(self) -> dict[str, int]:
-        """What seeds.json says."""
-        return {f"seed-{seed}": seed for seed in self.seeds} or {"seed": self.seed}
 
     def located(self) -> Self:
         """The same run for a process elsewhere: inputs by absolute path."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from flows.config_base import RunConfig, different_seeds, listed, located
-from reward_data.errors import ConfigError, DataError
+from flows.config_base import SeedsRunConfig, located
+from flows.labelled_data import check_labelled
+from reward_data.errors import ConfigError
 from reward_data.preprocess import PreprocessConfig
-from reward_data.readers import DatasetConfig, is_phantom, list_cases
+from reward_data.readers import DatasetConfig
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.patchdrop import DropWindowsConfig, KeepNetConfig, KeepTrainingConfig
 from rl4seg.configs.supervised import SupervisedConfig
 
 
-class PatchDropWindowsConfig(RunConfig):
+class PatchDropWindowsConfig(SeedsRunConfig):
     """PatchDrop for segmentation: which windows of a large image to see at full resolution."""
 
     pipeline: str = Field(default="patchdrop-windows", description="Which pipeline the config is for.")
@@ -41,26 +42,12 @@ class PatchDropWindowsConfig(RunConfig):
         default=KeepTrainingConfig(steps=600, batch_size=16, samples=8, penalty=-10, learning_rate=3e-3),
         description="Training of the policy; flip: every image along each of its axes as well; shift has no use.",
     )
-    seeds: tuple[int, ...] = Field(
-        default=(), description="Seeds of a study, each with its own training; empty = `seed` alone."
-    )
-
-    _from_text = field_validator("seeds", mode="before")(listed)
-    _are_different = field_validator("seeds")(different_seeds)
 
     @model_validator(mode="after")
     def _shift_has_no_use(self) -> Self:
         if self.policy_training.shift:
             raise ValueError("policy_training.shift: windows do not move; leave it at 0")
         return self
-
-    def all_seeds(self) -> tuple[int, ...]:
-        """The seeds that run."""
-        return self.seeds or (self.seed,)
-
-    def seeds_used(self) -> dict[str, int]:
-        """What seeds.json says."""
-        return {f"seed-{seed}": seed for seed in self.seeds} or {"seed": self.seed}
 
     def located(self) -> Self:
         """The same run for a process elsewhere: inputs by absolute path."""
@@ -90,23 +77,4 @@ def check(config: PatchDropWindowsConfig) -> None:
             f"windows.margin={windows.margin} with cells of {list(cell)}: mirrored borders need a margin smaller than "
             "the image"
         )
-    _check_labels(config.dataset)
-
-
-def _check_labels(dataset: DatasetConfig) -> None:
-    if is_phantom(dataset):
-        return
-    if dataset.path is None:
-        raise ConfigError("dataset.path is not set; give a folder or a CSV manifest: dataset.path=FOLDER")
-    labelled = [files for files in list_cases(dataset) if files.label is not None]
-    training = {files.group for files in labelled if files.split == "train"}
-    if len(training) < 2:
-        raise DataError(
-            f"{dataset.path}: {len(training)} group(s) of labelled training images, wanted two at least: the policy "
-            "learns from images that the networks have not seen"
-        )
-    if not any(files.split in ("val", "test") for files in labelled):
-        raise DataError(
-            f"{dataset.path}: no labelled validation or test image; set dataset.validation_fraction or "
-            "dataset.test_fraction"
-        )
+    check_labelled(config.dataset, 2, "the policy learns from images that the networks have not seen")

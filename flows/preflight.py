@@ -9,7 +9,7 @@ from flows.stages import current_environment
 from flows.store import digest_path
 from flows.tasks import UserFile
 from reward_data.errors import ConfigError, DataError
-from reward_data.readers import CaseFiles, DatasetConfig, is_phantom, list_cases, read_cases
+from reward_data.readers import CaseFiles, DatasetConfig, is_simulated, list_cases, read_cases
 
 
 def check(config: AutoIterationConfig) -> None:
@@ -43,7 +43,7 @@ def check(config: AutoIterationConfig) -> None:
 
 def _check_channels(config: AutoIterationConfig) -> None:
     """One network reads both domains. Looks at the first image of each; the import compares the others with it."""
-    if config.source is None or (is_phantom(config.source) and is_phantom(config.target)):
+    if config.source is None or (is_simulated(config.source) and is_simulated(config.target)):
         return
     source, target = (len(next(read_cases(domain)).image) for domain in (config.source, config.target))
     if source != target:
@@ -73,7 +73,7 @@ def _check_classes(config: AutoIterationConfig) -> None:
 
 def _training(dataset: DatasetConfig, name: str) -> tuple[CaseFiles, ...] | None:
     """The training images of a dataset's checked listing; None for the phantom, which has every label."""
-    if is_phantom(dataset):
+    if is_simulated(dataset):
         return None
     if dataset.path is None:
         raise ConfigError(f"{name}.path is not set; give a folder or a CSV manifest: {name}.path=FOLDER")
@@ -93,7 +93,7 @@ def _labelled(training: tuple[CaseFiles, ...] | None) -> bool:
 
 def dataset_inputs(dataset: DatasetConfig) -> tuple[DatasetConfig, UserFile | None]:
     """A dataset for `flows.tasks.import_dataset`: its config without the path, and the files with their digest."""
-    if is_phantom(dataset) or dataset.path is None:
+    if is_simulated(dataset) or dataset.path is None:
         return dataset, None
     files = [file for case in list_cases(dataset) for file in (*case.images, case.label) if file is not None]
     digest = current_environment().store.digest_inputs(dataset.path, files)

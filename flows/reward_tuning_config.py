@@ -8,12 +8,13 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flows.config import PolicyConfig
-from flows.config_base import RunConfig, different_seeds, listed, located
+from flows.config_base import SeedsRunConfig, listed, located
+from flows.labelled_data import check_labelled
 from reward_data.anatomy import RuleSet, load_rules
 from reward_data.class_statistics import check_weights, load_class_weights
-from reward_data.errors import ConfigError, DataError
+from reward_data.errors import ConfigError
 from reward_data.preprocess import PreprocessConfig
-from reward_data.readers import DatasetConfig, is_phantom, list_cases
+from reward_data.readers import DatasetConfig
 from rl4seg.configs.reward_tuning import COMPUTED, Estimator, TuningConfig, TuningEvaluationConfig
 from rl4seg.configs.supervised import SupervisedConfig
 
@@ -27,7 +28,7 @@ RIVAL_NAMES: dict[Estimator, str] = {
 }
 
 
-class RewardTuningConfig(RunConfig):
+class RewardTuningConfig(SeedsRunConfig):
     """Reward tuning: train a policy on labels, then tune it on the metric that matters."""
 
     pipeline: str = Field(default="reward-tuning", description="Which pipeline the config is for.")
@@ -59,12 +60,7 @@ class RewardTuningConfig(RunConfig):
         default=True,
         description="Compare with the mask of highest expected Dice at prediction, which needs no training.",
     )
-    seeds: tuple[int, ...] = Field(
-        default=(), description="Seeds of a study, each with its own training; empty = `seed` alone."
-    )
-
-    _from_text = field_validator("rivals", "seeds", mode="before")(listed)
-    _are_different = field_validator("seeds")(different_seeds)
+    _list = field_validator("rivals", mode="before")(listed)
 
     @model_validator(mode="after")
     def _arms_can_be_told_apart(self) -> Self:
@@ -118,14 +114,6 @@ class RewardTuningConfig(RunConfig):
                 f"{list(self.class_names)}; choose another rule set by rules=PATH or change dataset.labels.names"
             )
         return rules
-
-    def all_seeds(self) -> tuple[int, ...]:
-        """The seeds that run."""
-        return self.seeds or (self.seed,)
-
-    def seeds_used(self) -> dict[str, int]:
-        """What seeds.json says."""
-        return {f"seed-{seed}": seed for seed in self.seeds} or {"seed": self.seed}
 
     def located(self) -> Self:
         """The same run for a process elsewhere: inputs by absolute path, rules and class weights themselves."""
@@ -193,28 +181,10 @@ def check(config: RewardTuningConfig) -> None:
             f"policy.checkpoint={checkpoint}: no such file or folder; give a policy folder or a state dict, or "
             "policy.checkpoint=null to train one"
         )
-    _check_labels(config.dataset)
+    check_labelled(config.dataset)
     for tuning in config.arms().values():
         with_weights(tuning, config.class_names)
         _try_rewards(tuning, config, rules)
-
-
-def _check_labels(dataset: DatasetConfig) -> None:
-    if is_phantom(dataset):
-        return
-    if dataset.path is None:
-        raise ConfigError("dataset.path is not set; give a folder or a CSV manifest: dataset.path=FOLDER")
-    listed = [files for files in list_cases(dataset) if files.label is not None]
-    for splits, words, remedy in (
-        (("train",), "training image", "give labels beside the images"),
-        (
-            ("val", "test"),
-            "validation or test image",
-            "set dataset.validation_fraction or dataset.test_fraction",
-        ),
-    ):
-        if not any(files.split in splits for files in listed):
-            raise DataError(f"{dataset.path}: no labelled {words}; {remedy}")
 
 
 def _try_rewards(tuning: TuningConfig, config: RewardTuningConfig, rules: RuleSet | None) -> None:

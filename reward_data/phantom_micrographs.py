@@ -7,13 +7,10 @@ of its patches are easy and others are not: what PaSeR is about.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from pydantic import Field, field_validator
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 
-from reward_data import splits
 from reward_data.errors import DataError
 from reward_data.native import picture_affine
 from reward_data.types import Case, Config, Float64, UInt8
@@ -33,10 +30,6 @@ class MicrographConfig(Config):
     )
     clusters: int = Field(default=4, ge=0, description="Clusters of small precipitates.")
     noise: float = Field(default=0.05, ge=0, le=0.5, description="Largest standard deviation of the noise.")
-    validation_fraction: float = Field(
-        default=0.15, ge=0, lt=1, description="Share of the specimens for 'val'."
-    )
-    test_fraction: float = Field(default=0.25, ge=0, lt=1, description="Share of the specimens for 'test'.")
     seed: int = Field(
         default=0, ge=0, description="Seed; every image depends on nothing but it and its number."
     )
@@ -54,16 +47,7 @@ def micrograph_group(index: int) -> str:
     return f"specimen-{index // 2:04d}"
 
 
-def micrographs(config: MicrographConfig) -> Iterator[Case]:
-    """All cases in order, each with its split."""
-    groups = [micrograph_group(index) for index in range(config.cases)]
-    fractions = (config.validation_fraction, config.test_fraction)
-    drawn = splits.assign(groups, [None] * config.cases, *fractions, config.seed)
-    for index, split in enumerate(drawn):
-        yield micrograph(config, index, split)
-
-
-def micrograph(config: MicrographConfig, index: int, split: str | None = None) -> Case:
+def micrograph(config: MicrographConfig, index: int) -> Case:
     """Simulate case ``index`` (0..cases - 1): image (1, H, W), whole grey values 0..255, and its exact label (H, W).
 
     Raises: DataError for an index outside the configured number of cases.
@@ -80,7 +64,7 @@ def micrograph(config: MicrographConfig, index: int, split: str | None = None) -
         id=f"{micrograph_group(index)}_{index % 2}",
         group=micrograph_group(index),
         domain="micrograph",
-        split=split,
+        split=None,
         image=np.rint(255 * image.clip(0, 1)).astype(np.float32)[None],
         label=label,
         spacing_mm=spacing,

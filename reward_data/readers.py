@@ -1,4 +1,4 @@
-"""A dataset as a user has it -> cases: nnU-Net raw folder, CSV manifest, plain folders of images, or the phantom.
+"""A dataset as a user has it -> cases: nnU-Net raw folder, CSV manifest, plain folders of images, or simulated ones.
 
 The listing (which files, ids, groups, splits) is made and checked whole before the first image is opened.
 """
@@ -10,8 +10,9 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -29,21 +30,23 @@ from reward_data.formats import (
     stem,
 )
 from reward_data.phantom import PhantomConfig, phantom_case, phantom_group
+from reward_data.phantom_micrographs import MicrographConfig, micrograph, micrograph_group
 from reward_data.scanner_shift import ScannerShift, shift_case
 from reward_data.types import Case, Config, LabelMap, UInt8
 
+SIMULATED = ("phantom", "micrographs")
 MANIFEST_COLUMNS = ("id", "image", "label", "split", "group")
 
 
 class DatasetConfig(Config):
     """Where the cases of one domain come from."""
 
-    format: Literal["auto", "nnunet", "manifest", "folder", "phantom"] = Field(
+    format: Literal["auto", "nnunet", "manifest", "folder", "phantom", "micrographs"] = Field(
         default="auto",
         description="auto: a .csv file is a manifest, a folder with dataset.json is nnU-Net raw, another folder holds "
-        "images (or images/ and labels/, also below train/, val/, test/); no path but a phantom: the phantom.",
+        "images (or images/ and labels/, also below train/, val/, test/); no path but phantom or micrographs: these.",
     )
-    path: str | None = Field(default=None, description="Folder or CSV file; not used by the phantom.")
+    path: str | None = Field(default=None, description="Folder or CSV file; simulated images have none.")
     domain: str = Field(default="source", description="Name of the domain, kept with every case.")
     labels: LabelMap = Field(
         default_factory=LabelMap, description="Classes, and native values merged into them."
@@ -71,7 +74,11 @@ class DatasetConfig(Config):
     )
     split_seed: int = Field(default=0, ge=0, description="Seed of the draw of the splits.")
     phantom: PhantomConfig | None = Field(
-        default=None, description="What to simulate when format is phantom."
+        default=None, description="What to simulate when format is phantom: ultrasound, lv and myo."
+    )
+    micrographs: MicrographConfig | None = Field(
+        default=None,
+        description="What to simulate when format is micrographs: an alloy, labels.names=[matrix, small, large].",
     )
     shift: ScannerShift | None = Field(
         default=None,
@@ -88,10 +95,10 @@ class DatasetConfig(Config):
                 raise ValueError(f"group_pattern is not a regular expression: {error}") from error
             if groups < 1:
                 raise ValueError(f"group_pattern {self.group_pattern!r} needs brackets around the patient")
-        if self.format == "phantom" and self.path is not None:
+        if self.format in SIMULATED and self.path is not None:
             raise ValueError(
-                f"path={self.path} is given, but format=phantom reads no files; set format=auto to read them, or leave "
-                "the path out"
+                f"path={self.path} is given, but format={self.format} reads no files; set format=auto to read them, or "
+                "leave the path out"
             )
         if self.spacing_mm is not None and min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm {self.spacing_mm} must be positive")
@@ -115,7 +122,7 @@ class CaseFiles:
 
 def count_cases(config: DatasetConfig) -> int:
     """How many cases ``read_cases`` will give; checks the listing, reads no image."""
-    return _phantom(config).cases if is_phantom(config) else len(list_cases(config))
+    return _simulation(config).cases if is_simulated(config) else len(list_cases(config))
 
 
 def read_cases(config: DatasetConfig) -> Iterator[Case]:
@@ -123,10 +130,9 @@ def read_cases(config: DatasetConfig) -> Iterator[Case]:
 
     Raises: DataError for whatever is wrong with the folder, the listing or a file, naming it.
     """
-    if is_phantom(config):
-        cases = _simulate(_phantom(config), config)
-    else:
-        cases = (_read(files, config) for files in list_cases(config))
+    cases = (
+        _simulate(config) if is_simulated(config) else map(partial(_read, config=config), list_cases(config))
+    )
     shift = config.shift
     return cases if shift is None else (shift_case(case, shift) for case in cases)
 
@@ -137,7 +143,9 @@ def list_cases(config: DatasetConfig) -> tuple[CaseFiles, ...]:
     Raises: DataError for a missing folder, no images, duplicate ids, a label without image, a group in two splits.
     """
     if config.path is None:
-        raise DataError("the dataset has no path; give a folder or a CSV file, or format=phantom")
+        raise DataError(
+            "the dataset has no path; give a folder or a CSV file, or format=phantom or micrographs"
+        )
     root = Path(config.path)
     if not root.exists():
         raise DataError(
@@ -157,28 +165,42 @@ def list_cases(config: DatasetConfig) -> tuple[CaseFiles, ...]:
     return _limit(tuple(replace(files, split=split) for files, split in zip(grouped, assigned)), config)
 
 
-def is_phantom(config: DatasetConfig) -> bool:
+def is_simulated(config: DatasetConfig) -> bool:
     """Whether the cases are simulated, not read."""
-    return config.format == "phantom" or (
-        config.format == "auto" and config.path is None and config.phantom is not None
+    return config.format in SIMULATED or (
+        config.format == "auto" and config.path is None and (config.phantom or config.micrographs) is not None
     )
 
 
-def _simulate(phantom: PhantomConfig, config: DatasetConfig) -> Iterator[Case]:
-    """Phantom cases; patients that the phantom gives no split are drawn like any other's."""
-    groups = [phantom_group(phantom, index) for index in range(phantom.cases)]
-    fractions = (config.validation_fraction, config.test_fraction)
-    drawn = splits.assign(groups, [None] * phantom.cases, *fractions, config.split_seed)
-    for index, split in enumerate(drawn):
-        case = phantom_case(phantom, index)
-        yield replace(case, split=case.split or split, domain=config.domain)
+class _Simulation(NamedTuple):
+    """So many cases, by their number: whose each is, and what it looks like."""
+
+    cases: int
+    group: Callable[[int], str]
+    case: Callable[[int], Case]
 
 
-def _phantom(config: DatasetConfig) -> PhantomConfig:
+def _simulation(config: DatasetConfig) -> _Simulation:
+    most = config.max_cases
+    if config.format == "micrographs" or (config.format == "auto" and config.phantom is None):
+        alloy = config.micrographs or MicrographConfig()
+        count = min(alloy.cases, most or alloy.cases)
+        return _Simulation(count, micrograph_group, partial(micrograph, alloy))
     phantom = config.phantom or PhantomConfig()
-    if config.max_cases is not None and config.max_cases < phantom.cases:
-        return phantom.model_copy(update={"cases": config.max_cases})
-    return phantom
+    if most is not None and most < phantom.cases:
+        phantom = phantom.model_copy(update={"cases": most})
+    return _Simulation(phantom.cases, partial(phantom_group, phantom), partial(phantom_case, phantom))
+
+
+def _simulate(config: DatasetConfig) -> Iterator[Case]:
+    """Simulated cases; groups that the simulation gives no split are drawn like any other's."""
+    made = _simulation(config)
+    fractions = (config.validation_fraction, config.test_fraction)
+    groups = [made.group(index) for index in range(made.cases)]
+    drawn = splits.assign(groups, [None] * made.cases, *fractions, config.split_seed)
+    for index, split in enumerate(drawn):
+        case = made.case(index)
+        yield replace(case, split=case.split or split, domain=config.domain)
 
 
 def _format(root: Path, config: DatasetConfig) -> str:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from reward_data.errors import DataError
 from reward_data.formats import NIFTI_ENDINGS, Picture, ending, read_image
-from reward_data.readers import DatasetConfig, is_phantom, list_cases, read_cases
+from reward_data.readers import DatasetConfig, is_simulated, list_cases, read_cases
 from reward_data.types import Config, Float32, Float64, UInt8
 
 COLOURS = ((230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115), (240, 228, 66))
@@ -57,7 +57,7 @@ def native_images(dataset: DatasetConfig, ids: Collection[str]) -> dict[str, Flo
         DataError: a file cannot be read.
     """
     if (
-        is_phantom(dataset) or dataset.shift is not None
+        is_simulated(dataset) or dataset.shift is not None
     ):  # made, not read: one at a time, the others are let go
         return {case.id: case.image for case in read_cases(dataset) if case.id in ids}
     return {

@@ -28,7 +28,13 @@ LARGE = {"name": "unet", "features": [32, 32], "fold": 1, "norm": "batch"}
 def config(**changes: Any) -> PaserConfig:
     content: dict[str, Any] = {
         "name": "tiny",
-        "micrographs": {"cases": 16, "shape": [33, 32], "seed": 1},
+        "dataset": {
+            "format": "micrographs",
+            "labels": {"names": ["matrix", "small", "large"]},
+            "validation_fraction": 0.15,
+            "test_fraction": 0.25,
+            "micrographs": {"cases": 16, "shape": [33, 32], "seed": 1},
+        },
         "preprocess": {"shape": [33, 32]},
         "nets": [
             {"name": "small", "network": SMALL, "steps": 12, "learning_rate": 0.01},
@@ -95,7 +101,7 @@ def test_the_stages_of_a_run_are_known_beforehand(tmp_path: Path) -> None:
         ({"routing": {"grid": [40, 2]}}, "does not fit images"),
         ({"routing": {"grid": [2]}}, "does not fit images"),
         ({"reward": {"lambda_cost": -0.1}}, "greater than or equal to 0"),
-        ({"micrographs": None}, "either dataset or micrographs"),
+        ({"dataset": {"format": "micrographs", "path": "x"}}, "format=micrographs reads no files"),
         ({"policy": {"samples": 1}}, "samples=2 or more"),
         ({"nets": [{"name": "a", "network": LARGE}, {"name": "b", "network": LARGE}]}, "needs dropout"),
         ({"nets": [{"name": "a", "network": SMALL}, {"name": "a", "network": LARGE}]}, "must differ"),
@@ -121,8 +127,8 @@ def test_a_dataset_with_too_few_groups_is_refused(tmp_path: Path) -> None:
                 _write(tmp_path / split / kind / f"{split}{number}.png")
     dataset = {"path": str(tmp_path), "labels": {"names": ["a", "b"]}}
     with pytest.raises(DataError, match="2 labelled training group"):
-        check(config(micrographs=None, dataset=dataset))
-    check(config(micrographs=None, dataset=dataset, shares={"together": True}))
+        check(config(dataset=dataset))
+    check(config(dataset=dataset, shares={"together": True}))
 
 
 def _write(path: Path) -> None:

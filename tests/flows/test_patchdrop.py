@@ -274,7 +274,7 @@ def test_windows_that_cannot_work_are_refused(striped: Path, changes: dict[str, 
 
 def test_a_dataset_without_images_for_the_policy_is_refused(striped: Path) -> None:
     dataset = {"path": str(striped), "labels": {"names": ["dark", "bright"]}, "group_pattern": "^([a-z]+)"}
-    with pytest.raises(DataError, match="wanted two at least"):
+    with pytest.raises(DataError, match="wanted 2 or more"):
         patchdrop_windows_config.check(windows_config(striped, dataset=dataset))
 
 

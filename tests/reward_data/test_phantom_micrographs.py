@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from reward_data.errors import DataError
-from reward_data.phantom_micrographs import MicrographConfig, micrograph, micrographs
+from reward_data.phantom_micrographs import MicrographConfig, micrograph
+from reward_data.readers import DatasetConfig, count_cases, read_cases
 
 
 def test_equal_seeds_give_equal_images_and_others_do_not() -> None:
@@ -39,11 +40,17 @@ def test_phases_are_as_asked() -> None:
 
 
 def test_images_of_a_specimen_stay_together() -> None:
-    cases = list(micrographs(MicrographConfig(cases=20, shape=(32, 32))))
+    alloy = MicrographConfig(cases=20, shape=(32, 32))
+    dataset = DatasetConfig(
+        micrographs=alloy, domain="alloy", validation_fraction=0.2, test_fraction=0.2, max_cases=18
+    )
+    assert count_cases(dataset) == 18
+    cases = list(read_cases(dataset))
+    assert {case.domain for case in cases} == {"alloy"}
     split = {case.group: case.split for case in cases}
     assert all(case.split == split[case.group] for case in cases)
     assert {"train", "val", "test"} == set(split.values())
-    assert len({case.id for case in cases}) == 20
+    assert len({case.id for case in cases}) == 18
 
 
 def test_what_cannot_be_simulated_is_refused() -> None:

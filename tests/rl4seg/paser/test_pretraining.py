@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from reward_data.case_store import CaseStore, import_cases
-from reward_data.phantom_micrographs import CLASSES, MicrographConfig, micrographs
+from reward_data.phantom_micrographs import CLASSES, MicrographConfig
 from reward_data.preprocess import PreprocessConfig
+from reward_data.readers import DatasetConfig, read_cases
 from reward_data.types import LabelMap
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.paser import DistillationConfig, MemberConfig, PretrainingConfig, SharesConfig
@@ -25,8 +26,10 @@ from rl4seg.runtime import start
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> CaseStore:
     path = tmp_path_factory.mktemp("micrographs") / "cases.h5"
-    config = MicrographConfig(cases=16, shape=(32, 32))
-    import_cases(micrographs(config), 16, PreprocessConfig(shape=(32, 32)), LabelMap(names=CLASSES), path)
+    dataset = DatasetConfig(
+        micrographs=MicrographConfig(cases=16, shape=(32, 32)), validation_fraction=0.15, test_fraction=0.25
+    )
+    import_cases(read_cases(dataset), 16, PreprocessConfig(shape=(32, 32)), LabelMap(names=CLASSES), path)
     return CaseStore(path)
 
 
