@@ -111,10 +111,11 @@ def load_image_classifier(
     from pathlib import Path
 
     from reward_data.image_store import ImageStore
-    from rl4seg.patchdrop.models import DropModel, read_weights, save_drop_model, spec_of
+    from rl4seg.patchdrop.models import FITS, DropModel, save_drop_model, spec_of
+    from rl4seg.weights import load_weights
 
     model = DropModel(spec_of(ImageStore(ctx.path(images)), low_size, grid)).with_part(part, network, 0)
-    read_weights(model.parts()[part], Path(file.path))
+    load_weights(model.parts()[part], Path(file.path), FITS)
     save_drop_model(model, ctx.out)
 
 
@@ -131,12 +132,13 @@ def pretrain_policy(
     """Pt: train the policy, the high-resolution classifier frozen."""
     from pathlib import Path
 
-    from rl4seg.patchdrop.models import load_drop_model, read_weights
+    from rl4seg.patchdrop.models import FITS, load_drop_model
+    from rl4seg.weights import load_weights
 
     runtime = ctx.runtime()
     model = load_drop_model(ctx.path(high), runtime).with_part("policy", policy, seed)
     if start is not None:
-        read_weights(model.parts()["policy"], Path(start.path))
+        load_weights(model.parts()["policy"], Path(start.path), FITS)
     _train(ctx, model, False, images, config, seed)
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from reward_data.case_store import CaseStore
 from reward_data.errors import ArtifactError, ConfigError
@@ -19,6 +17,7 @@ from reward_data.types import Config, Float32
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.networks import SegmentationNetwork, build_network, norm_parameter_names
 from rl4seg.runtime import Runtime, derive_seed
+from rl4seg.weights import load_weights, save_weights
 
 WEIGHTS = "weights.safetensors"
 SPEC = "model.json"
@@ -66,9 +65,7 @@ def new_model(spec: ModelSpec, *seed_path: int) -> Model:
 def save_model(model: Model, folder: Path) -> None:
     """Write ``weights.safetensors`` and ``model.json``; equal models give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors keeps its files to their owner; a package is to be shared
+    save_weights(model.network, folder / WEIGHTS)
     (folder / SPEC).write_text(model.spec.model_dump_json(indent=2) + "\n")
 
 
@@ -85,56 +82,9 @@ def load_model(folder: Path, runtime: Runtime) -> Model:
             f"{folder / SPEC}: no readable model description ({error}); give a policy folder"
         ) from error
     model = new_model(spec)
-    load_weights(model, folder / WEIGHTS)
+    load_weights(model.network, folder / WEIGHTS)
     model.network.to(runtime.device).eval()
     return model
-
-
-def load_weights(model: Model, path: Path) -> None:
-    """Load a state dict (safetensors, or a torch file of plain tensors) into ``model``.
-
-    Raises:
-        ArtifactError: the file is missing or unreadable, or names and shapes are not those of the network.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError, EOFError, KeyError) as error:
-        raise ArtifactError(
-            f"{path}: not a readable checkpoint ({error}); give .safetensors or a torch state dict"
-        ) from error
-    except (
-        Exception
-    ) as error:  # torch raises its own pickle.UnpicklingError for anything that is not plain tensors
-        raise ArtifactError(
-            f"{path}: refused, it holds more than plain tensors; save model.state_dict()"
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    wanted = {name: tuple(value.shape) for name, value in model.network.state_dict().items()}
-    got = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
-    if wanted != got:
-        raise ArtifactError(
-            f"{path}: weights of another architecture. {_difference(wanted, got)}. Set policy.network.* to match."
-        )
-    model.network.load_state_dict(state)
-
-
-def _difference(wanted: dict[str, tuple[int, ...]], got: dict[str, tuple[int, ...]]) -> str:
-    missing = sorted(wanted.keys() - got.keys())
-    extra = sorted(got.keys() - wanted.keys())
-    shapes = [
-        f"{n} is {got[n]}, wanted {wanted[n]}"
-        for n in sorted(wanted.keys() & got.keys())
-        if wanted[n] != got[n]
-    ]
-    parts = [
-        f"{len(missing)} missing (e.g. {missing[0]})" if missing else "",
-        f"{len(extra)} unknown (e.g. {extra[0]})" if extra else "",
-    ]
-    parts.append(f"{len(shapes)} of other shape (e.g. {shapes[0]})" if shapes else "")
-    return "; ".join(part for part in parts if part)
 
 
 def load_start(path: Path, spec: ModelSpec, runtime: Runtime) -> Model:
@@ -158,7 +108,7 @@ def load_start(path: Path, spec: ModelSpec, runtime: Runtime) -> Model:
             )
         return Model(model.spec.model_copy(update={"shape": spec.shape}), model.network)
     model = new_model(spec)
-    load_weights(model, path)
+    load_weights(model.network, path)
     model.network.to(runtime.device).eval()
     return model
 

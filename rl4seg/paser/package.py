@@ -14,8 +14,6 @@ from typing import cast
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reward_data.errors import ArtifactError, ConfigError
@@ -26,6 +24,7 @@ from rl4seg.paser.policy import new_policy
 from rl4seg.paser.router import Router
 from rl4seg.policies import Model
 from rl4seg.runtime import Runtime
+from rl4seg.weights import load_weights, save_weights
 
 SPEC, POLICY, FOLDER = "router.json", "policy.safetensors", "paser"
 
@@ -34,9 +33,7 @@ def save_router(router: Router, spec: RouterSpec, folder: Path) -> None:
     """Write a router; equal ones give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     save_nets(router.nets, folder)
-    state = {name: value.detach().cpu().contiguous() for name, value in router.policy.state_dict().items()}
-    save_file(state, folder / POLICY)
-    (folder / POLICY).chmod(0o644)
+    save_weights(router.policy, folder / POLICY)
     (folder / SPEC).write_text(spec.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -64,12 +61,7 @@ def load_router(folder: Path, runtime: Runtime) -> tuple[Router, RouterSpec]:
     nets = load_nets(spec.names, [folder / str(place) for place in range(len(spec.names))], runtime)
     first = nets.models[0].spec
     policy = new_policy(spec.routing, len(first.class_names), first.in_channels, len(nets))
-    try:
-        policy.load_state_dict(load_file(folder / POLICY))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ArtifactError(
-            f"{folder / POLICY}: not the policy of this router ({error}); copy it again"
-        ) from error
+    load_weights(policy, folder / POLICY, "Copy the whole folder again")
     policy.to(runtime.device).eval()
     return Router(nets, policy, spec.routing, spec.shares, spec.threshold), spec
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from reward_data.types import Progress, no_progress
 from rl4seg.configs.patchdrop import KeepTrainingConfig
-from rl4seg.configs.reward_tuning import ReinforceConfig
 from rl4seg.patchdrop.bernoulli import greedy_keep, keep_logits, keep_reward, unique_policies
-from rl4seg.reinforce import baseline_values, mask_log_prob, reinforce_loss, sample
+from rl4seg.reinforce import baseline_values, mask_log_prob, reinforce_loss
+from rl4seg.rollout import sample_masks
 from rl4seg.runtime import Runtime, derive_seed
 from rl4seg.training import Stateful, descend, run_steps
 
@@ -63,7 +63,7 @@ def keep_loss(
     """
     greedy = greedy_keep(logits)
     two = keep_logits(logits, alpha)
-    maps = sample(two, ReinforceConfig(samples=config.samples, baseline="greedy"), generator)
+    maps = sample_masks(two.detach(), config.samples, 0.0, 0.0, generator, False)
     keep = maps.bool()
     quality, own = batch.quality(torch.cat([keep, greedy[:, None]], 1)).split([config.samples, 1], 1)
     reward = keep_reward(quality, keep, config.penalty)

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reward_data.errors import ArtifactError
@@ -22,8 +20,10 @@ from rl4seg.patchdrop.bernoulli import greedy_keep
 from rl4seg.patchdrop.grid import lowered, patch_count
 from rl4seg.patchdrop.networks import DropClassifier, KeepNetwork
 from rl4seg.runtime import Runtime
+from rl4seg.weights import load_weights, save_weights
 
 SPEC = "patchdrop.json"
+FITS = "Set networks.*, grid and low_size to match"
 PARTS = ("high", "low", "policy")
 INIT = {"high": 81, "low": 82, "policy": 83}  # branches of the seed tree
 
@@ -159,8 +159,7 @@ def save_drop_model(model: DropModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in model.parts().items():
         file = folder / f"{name}.safetensors"
-        save_file({key: v.detach().cpu().contiguous() for key, v in part.state_dict().items()}, file)
-        file.chmod(0o644)
+        save_weights(part, file)
     (folder / SPEC).write_text(model.spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -180,26 +179,6 @@ def load_drop_model(folder: Path, runtime: Runtime) -> DropModel:
     for name in PARTS:
         if getattr(spec, name) is not None:
             part = _built(spec, name, 0)
-            read_weights(part, folder / f"{name}.safetensors")
+            load_weights(part, folder / f"{name}.safetensors", FITS)
             setattr(model, name, part)
     return model.to(runtime)
-
-
-def read_weights(network: nn.Module, path: Path) -> None:
-    """Load a safetensors state dict.
-
-    Raises:
-        ArtifactError: the file is missing or unreadable, or its names and shapes are not those of the network.
-    """
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ArtifactError(f"{path}: no readable safetensors file ({error}); give another") from error
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    if {name: tuple(value.shape) for name, value in state.items()} != wanted:
-        odd = next(name for name in sorted({*wanted, *state}) if name not in wanted or name not in state
-                   or tuple(state[name].shape) != wanted[name])  # fmt: skip
-        raise ArtifactError(
-            f"{path}: weights of another architecture, e.g. {odd}; set networks.*, grid and low_size to match"
-        )
-    network.load_state_dict(state)

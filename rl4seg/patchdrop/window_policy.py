@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from reward_data.case_store import CaseStore
@@ -23,12 +22,12 @@ from rl4seg.data import batch_indices, batches_per_epoch
 from rl4seg.histories import write_history
 from rl4seg.patchdrop.bernoulli import greedy_keep
 from rl4seg.patchdrop.learning import steps_of, train_keep
-from rl4seg.patchdrop.models import read_weights
 from rl4seg.patchdrop.networks import KeepNetwork
 from rl4seg.patchdrop.windows import WindowSegmenter, WindowTable, joined, tabulate
 from rl4seg.policies import Model
 from rl4seg.runtime import Runtime
 from rl4seg.training import last_means
+from rl4seg.weights import load_weights, save_weights
 
 SPEC, WEIGHTS = "windows.json", "policy.safetensors"
 ORDER, INIT = 91, 92  # branches of the seed tree
@@ -122,9 +121,7 @@ def train_window_policy(
         batches_per_epoch(len(table), config.batch_size),
     )  # fmt: skip
     write_history(out / "history.csv", history, every=max(1, len(history) // 200))
-    state = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-    save_file(state, out / WEIGHTS)
-    (out / WEIGHTS).chmod(0o644)
+    save_weights(policy, out / WEIGHTS)
     (out / SPEC).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return {"steps": float(len(history)), **last_means(history)}
 
@@ -142,7 +139,7 @@ def load_window_policy(folder: Path, runtime: Runtime) -> tuple[WindowPolicySpec
             f"{folder / SPEC}: no readable window policy ({error}); train it again"
         ) from error
     policy = spec.build(0)
-    read_weights(policy, folder / WEIGHTS)
+    load_weights(policy, folder / WEIGHTS, "Train it again")
     return spec, policy.to(runtime.device).eval()
 
 

@@ -210,7 +210,7 @@ def test_models_come_back_and_broken_ones_are_named(
     for ours, theirs in zip(model.predict(images, runtime), loaded.predict(images, runtime)):
         torch.testing.assert_close(ours, theirs)
     (tmp_path / "model" / "policy.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ArtifactError, match=r"policy\.safetensors: no readable"):
+    with pytest.raises(ArtifactError, match=r"policy\.safetensors: not a readable"):
         load_drop_model(tmp_path / "model", runtime)
     with pytest.raises(ArtifactError, match="no readable PatchDrop model"):
         load_drop_model(tmp_path, runtime)
