@@ -220,6 +220,12 @@ class FinetuningConfig(Config):
     exploration: ExplorationConfig = Field(
         default=ExplorationConfig(start=0.95, end=1.0), description="As in the training of the policy."
     )
+    dice_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of soft Dice beside the nets' cross-entropy: as in their pretraining, or what they have "
+        "learned there is lost; 0 = CE alone, as published.",
+    )
     net_learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Adam, of the nets.")
     policy_learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Adam, of the policy.")
     checkpoint_seconds: float = Field(

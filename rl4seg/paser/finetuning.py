@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from reward_data.types import Float64, Progress, no_progress
 from rl4seg.configs.paser import FinetuningConfig, PolicyTrainingConfig, RoutingRewardConfig
 from rl4seg.data import batch_indices, batches_per_epoch
+from rl4seg.losses import dice_cross_entropy
 from rl4seg.networks import most_probable
 from rl4seg.paser.grid import PatchGrid
 from rl4seg.paser.policy import per_patch
@@ -55,7 +55,7 @@ class Finetuning:
 def routed_loss(
     work: Finetuning, net: int, images: Tensor, truth: Tensor, chosen: Tensor, runtime: Runtime
 ) -> Tensor:
-    """Class-weighted cross-entropy of a net over the own pixels of its patches. Shape: chosen (n, 2)."""
+    """Class-weighted cross-entropy and Dice of a net over the own pixels of its patches. Shape: chosen (n, 2)."""
     grid = work.grid(images)
     with runtime.autocast():
         logits = work.router.nets.models[net].network(grid.cut(images, chosen))
@@ -63,8 +63,8 @@ def routed_loss(
     counted = torch.zeros_like(label, dtype=torch.bool)
     for row, (_, patch) in enumerate(chosen.tolist()):
         counted[row][grid.inside[patch]] = True
-    label = torch.where(counted, label, -100)
-    return functional.cross_entropy(logits.float(), label, weight=work.class_weights, ignore_index=-100)
+    own = logits.float().movedim(1, -1)[counted].T[None]  # (1, K, pixels)
+    return dice_cross_entropy(own, label[counted][None], work.config.dice_weight, work.class_weights)
 
 
 def finetune_routing(
