@@ -24,6 +24,7 @@ PAGE, FIGURES = "report.html", "patchdrop.json"
 HIGH, LOW = "HR alone", "LR alone"
 POLICIES = ("Pt", "Ft-1", "Ft-2")
 BLIND = "random"
+FIXED = 4  # fewer different keep maps over all images are one pattern
 
 
 class ArmFolder(NamedTuple):
@@ -140,6 +141,11 @@ def verdict(content: DropContent) -> list[str]:
     ]
     if last.over_random is not None:
         said.append(_against(last))
+    if last.figures["unique_policies"].mean < FIXED:
+        said.append(
+            f"{last.arm} keeps the same patches in (nearly) every image: what it has learned is a fixed pattern, not "
+            "where to look."
+        )
     time = next((row for row in content.times if row.arm == last.arm), None)
     if time is not None:
         parts = [f"{share:+.0%} {_cost_words(name)}" for name, share in time.compute_saving.items()]

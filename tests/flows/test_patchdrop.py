@@ -176,8 +176,19 @@ def test_files_are_found_from_elsewhere_and_their_content_counts(
 
 
 def test_the_verdict_tells_the_two_savings_apart() -> None:
-    def row(arm: str, accuracy: float, patches: float, gain: MeanSd | None = None, seeds: int = 4) -> DropRow:
-        figures = {"accuracy": MeanSd(accuracy, 0.0), "patches": MeanSd(patches, 0.0)}
+    def row(
+        arm: str,
+        accuracy: float,
+        patches: float,
+        gain: MeanSd | None = None,
+        seeds: int = 4,
+        maps: float = 16,
+    ) -> DropRow:
+        figures = {
+            "accuracy": MeanSd(accuracy, 0.0),
+            "patches": MeanSd(patches, 0.0),
+            "unique_policies": MeanSd(maps, 0.0),
+        }
         return DropRow(arm=arm, seeds=seeds, figures=figures, over_random=gain, often=(0.0,) * 4)
 
     time = TimeRow(
@@ -194,6 +205,9 @@ def test_the_verdict_tells_the_two_savings_apart() -> None:
     assert said[2] == (
         "Acquisition saved: 75% of the high-resolution patches. Compute saved, policy included: -20% multiply-adds."
     )
+    assert len(said) == 3
+    blind = row("Pt", 0.8, 1, MeanSd(0.01, 0.01), maps=1)
+    assert "a fixed pattern" in verdict(content.model_copy(update={"rows": (rows[0], blind)}))[2]
 
 
 def test_dropped_patches_are_dark_in_the_pictures() -> None:
