@@ -195,8 +195,9 @@ def _what_it_is(folder: Path) -> str:
     """What a folder without a model is, in words."""
     if (folder / CONFIG).is_file():
         inside = sorted(path.parent for path in folder.glob(f"**/{CONFIG}") if is_run(path.parent))
-        example = f", e.g. {inside[0]}" if inside else ""
-        return f"is the folder of a pipeline {_pipeline(folder)!r} with many models, wanted one of its runs{example}"
+        if inside:
+            return f"is the folder of a study ({_pipeline(folder)}), wanted one of its runs, e.g. {inside[0]}"
+        return f"is the folder of a run ({_pipeline(folder)}) that hands out no model, or has not finished"
     if (folder / EXPORT).is_file():
         return "is an exported graph, which holds no model package; use it as its README says"
     return "no model here"

@@ -2,7 +2,7 @@
 
 Read it from the bottom: `paser` is the whole story,
 
-    import -> large, medium -> tiny (shown by the large one) -> costs -> policy -> finetune -> calibrate
+    import -> costs -> large, medium -> tiny (shown by the large one) -> policy -> finetune -> calibrate
            -> evaluate -> time -> package -> report
 
 Every call below is a cached stage: run the flow a second time and each one answers from the artifact store.
@@ -39,6 +39,7 @@ from flows.run_folder import versions
 from flows.stages import current_environment
 from flows.store import CaseSet, PackageRef, Policy
 from flows.tasks import import_dataset
+from rl4seg.paser.figures import Costs
 
 POLICY_FOLDER, PACKAGE = "policy", "package.json"
 
@@ -62,14 +63,28 @@ def pretrained(config: PaserConfig, prefix: str, cases: CaseSet, seed: int) -> t
     return tuple(found[place] for place in range(len(config.nets)))
 
 
-def one_seed(config: PaserConfig, cases: CaseSet, seed: int) -> PaserRecord:
+def net_costs(config: PaserConfig, cases: CaseSet) -> CostsRef:
+    """What the networks cost, which their weights do not change; refuses a budget that cannot be kept.
+
+    Raises:
+        ConfigError: the smallest net alone is above the budget.
+    """
+    timed_on = config.runtime if config.reward.cost == "latency" else None
+    members = tuple(member.network for member in config.nets)
+    costs: CostsRef = measure_net_costs.named("costs")(members, config.routing, cases, timed_on)
+    here = current_environment()
+    if here.plan is None:
+        known = Costs.model_validate_json((here.store.path(costs) / "costs.json").read_text(encoding="utf-8"))
+        known.check_budget(config.routing, config.evaluation.budget)
+    return costs
+
+
+def one_seed(config: PaserConfig, cases: CaseSet, costs: CostsRef, seed: int) -> PaserRecord:
     """Everything of one seed."""
     prefix = f"seed {seed} · " if len(config.all_seeds()) > 1 else ""
     names = tuple(member.name for member in config.nets)
-    # The networks, each on crops of the images of the first stage, and what they cost.
+    # The networks, each on crops of the images of the first stage.
     nets = pretrained(config, prefix, cases, seed)
-    timed_on = config.runtime if config.reward.cost == "latency" else None
-    costs: CostsRef = measure_net_costs.named(f"{prefix}costs")(names, nets, config.routing, cases, timed_on)
     # The policy on images of its own, then policy and nets in turn on others.
     trained: RouterRef = train_policy.named(f"{prefix}policy")(
         names, nets, config.routing, config.reward, costs, config.policy, config.shares, cases, seed
@@ -100,7 +115,8 @@ def one_seed(config: PaserConfig, cases: CaseSet, seed: int) -> PaserRecord:
 def stages(config: PaserConfig) -> PaserReport:
     """Every stage of a run, from the images to the report; the router of the first seed is handed out."""
     cases = imported(config)
-    records = tuple(one_seed(config, cases, seed) for seed in config.all_seeds())
+    costs = net_costs(config, cases)
+    records = tuple(one_seed(config, cases, costs, seed) for seed in config.all_seeds())
     described = Described(labels=config.dataset.labels, preprocess=config.preprocess)
     hand_out(package_router(described, records[0].router, cases), config.name)
     return write_paser_report(config.name, dump_config(config), records)

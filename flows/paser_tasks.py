@@ -10,6 +10,7 @@ from flows.stages import StageContext, stage
 from flows.store import ArtifactRef, CaseSet, Evaluation, PackageRef, Policy
 from reward_data.preprocess import PreprocessConfig
 from reward_data.types import Config, LabelMap
+from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.paser import (
     FinetuningConfig,
     MemberConfig,
@@ -98,8 +99,7 @@ def pretrain_net(
 @stage(CostsRef, title="costs")
 def measure_net_costs(
     ctx: StageContext,
-    names: tuple[str, ...],
-    nets: tuple[Policy, ...],
+    networks: tuple[NetworkConfig, ...],
     routing: RoutingConfig,
     cases: CaseSet,
     timed_on: RuntimeConfig | None,
@@ -107,12 +107,10 @@ def measure_net_costs(
     """Count parameters and multiply-adds; with ``timed_on``, measure times on this device as well."""
     from reward_data.case_store import CaseStore
     from rl4seg.paser.learning import costs_of
-    from rl4seg.paser.nets import load_nets
 
     runtime = ctx.runtime()
     with CaseStore(ctx.path(cases) / "cases.h5") as store:
-        loaded = load_nets(names, [ctx.path(net) for net in nets], runtime)
-        costs = costs_of(loaded, store, routing, timed_on is not None, runtime)
+        costs = costs_of(networks, store, routing, timed_on is not None, runtime)
     (ctx.out / "costs.json").write_text(costs.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

@@ -5,6 +5,8 @@ Methods of the tables have one name everywhere; those of the nets are the user's
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from pydantic import Field
 
@@ -21,6 +23,14 @@ POLICY, TRAINED, CASCADE, RANDOM, ORACLE = (
 )
 BARE = f"{POLICY}, decisions given"
 PIECE = "whole image through"
+
+
+def too_small(budget: float, least: float) -> ConfigError:
+    """What is said of a budget that no routing keeps."""
+    return ConfigError(
+        f"budget={budget:g}: the smallest net, its uncertainty and the policy cost {least:.3f} of the largest net "
+        f"already; give {math.ceil(1e3 * least) / 1e3:.3f} or more"
+    )
 
 
 class Costs(Config):
@@ -59,6 +69,19 @@ class Costs(Config):
         total: Float64 = 2e-9 * (self.whole_macs + larger)
         return total
 
+    def check_budget(self, routing: RoutingConfig, budget: float) -> None:
+        """Refuse a budget, a share of the largest net's GFLOP, that the smallest net and the policy exceed.
+
+        Raises:
+            ConfigError: it is too small.
+        """
+        patches = math.prod(routing.grid)
+        least = (2e-9 * self.whole_macs + self.overhead_gflop(routing.passes)) / self.alone_gflop(
+            len(self.parameters) - 1, patches
+        )
+        if budget < least - 1e-9:
+            raise too_small(budget, least)
+
     def alone_gflop(self, net: int, patches: int) -> float:
         """GFLOP of one net on a whole image: the smallest in one piece, another on all patches."""
         return 2e-9 * (self.whole_macs if net == 0 else patches * self.patch_macs[net])
@@ -96,10 +119,7 @@ class BudgetCurve(Config):
         """
         inside = [t for t, share in zip(self.thresholds, self.shares) if share <= budget + 1e-9]
         if not inside:
-            raise ConfigError(
-                f"budget={budget:g}: the smallest net, its uncertainty and the policy cost {self.shares[0]:.3f} of the "
-                f"largest net already; give {self.shares[0]:.3f} or more"
-            )
+            raise too_small(budget, self.shares[0])
         return inside[-1]
 
 

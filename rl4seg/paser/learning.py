@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from reward_data.case_store import CaseStore
 from reward_data.class_statistics import check_weights
 from reward_data.preprocess import PreprocessConfig
 from reward_data.types import Int64, LabelMap, Progress, no_progress
+from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.paser import (
     FinetuningConfig,
     PolicyTrainingConfig,
@@ -34,14 +36,21 @@ from rl4seg.paser.policy_training import train_routing
 from rl4seg.paser.reward import gains, rewards
 from rl4seg.paser.router import Router
 from rl4seg.paser.table import routing_table
+from rl4seg.policies import new_model, spec_for
 from rl4seg.runtime import Runtime
 from rl4seg.training import last_means
 
 INIT, BEGIN = 82, 83  # branches of the seed tree
 
 
-def costs_of(nets: Nets, store: CaseStore, routing: RoutingConfig, timed: bool, runtime: Runtime) -> Costs:
-    """Count, and where ``timed`` measure, the nets and a policy on images of the store's shape."""
+def costs_of(
+    networks: Sequence[NetworkConfig], store: CaseStore, routing: RoutingConfig, timed: bool, runtime: Runtime
+) -> Costs:
+    """Count, and where ``timed`` measure, fresh nets and a policy on images of the store's shape."""
+    models = [new_model(spec_for(network, store), 0, INIT) for network in networks]
+    for model in models:
+        model.network.to(runtime.device)
+    nets = Nets(tuple(str(place) for place in range(len(models))), tuple(models))
     policy = new_policy(routing, store.num_classes, store.channels, len(nets)).to(runtime.device).eval()
     cells = [count * routing.resolution for count in routing.grid]
     read = (feature_count(routing.inputs, store.num_classes, store.channels), *cells)

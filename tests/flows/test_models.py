@@ -48,9 +48,7 @@ def test_what_is_no_model_is_told_with_what_it_is(tmp_path: Path) -> None:
         check_model(tmp_path)
     write_config(tmp_path / "study", "compare")
     write_config(tmp_path / "study/seed-1", "auto-iteration")
-    with pytest.raises(
-        ArtifactError, match=r"pipeline 'compare' with many models.*one of its runs, e.g. .*seed-1"
-    ):
+    with pytest.raises(ArtifactError, match=r"study \(compare\).*one of its runs, e.g. .*seed-1"):
         check_model(tmp_path / "study")
     save_package(tiny_package(), tmp_path / "policy")
     with pytest.raises(ConfigError, match="the model of iteration 2 alone; leave --iteration out"):

@@ -89,9 +89,17 @@ def test_the_stages_of_a_run_are_known_beforehand(tmp_path: Path) -> None:
     plan: list[str] = []
     run(config(), tmp_path, plan)
     assert plan == [
-        "import", "large · pretrain", "small · pretrain", "costs", "policy", "finetune", "calibrate", "evaluate",
+        "import", "costs", "large · pretrain", "small · pretrain", "policy", "finetune", "calibrate", "evaluate",
         "latency", "package", "report",
     ]  # fmt: skip
+
+
+def test_a_budget_that_cannot_be_kept_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    settings = config(evaluation={"budget": 0.01})
+    with pytest.raises(ConfigError, match=r"budget=0\.01: the smallest net.*give 0\.\d+ or more"):
+        run(settings, tmp_path)
+    lineage = json.loads((tmp_path / "run" / "lineage.json").read_text())
+    assert "pretrain" not in json.dumps(lineage)
 
 
 @pytest.mark.parametrize(
