@@ -12,9 +12,10 @@ import yaml
 
 from flows.config import AutoIterationConfig
 from flows.config_loader import load_config
+from flows.handing_out import POLICY_FOLDER
 from flows.remote_store import open_store
 from flows.run_folder import StageRow, read_status
-from flows.stop import HANDED_OUT, POLICY_FOLDER
+from flows.stop import HANDED_OUT
 from flows.store import ArtifactStore, Policy, RewardNet
 from reward_data.errors import ArtifactError, ConfigError
 
@@ -193,6 +194,10 @@ def _pipeline(folder: Path) -> str:
 
 def _what_it_is(folder: Path) -> str:
     """What a folder without a model is, in words."""
+    from rl4seg.patchdrop.inference import drop_model_folder
+
+    if drop_model_folder(folder) is not None or _pipeline(folder) == "patchdrop":
+        return "is a PatchDrop model, which classifies images and has no masks: use rl4seg classify"
     if (folder / CONFIG).is_file():
         inside = sorted(path.parent for path in folder.glob(f"**/{CONFIG}") if is_run(path.parent))
         if inside:

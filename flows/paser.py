@@ -10,15 +10,12 @@ Every call below is a cached stage: run the flow a second time and each one answ
 
 from __future__ import annotations
 
-import json
-import shutil
-
 from flows import paser_config, preflight
 from flows.config_loader import dump_config
+from flows.handing_out import ModelBasis, publish_package, publish_report
 from flows.paser_config import PaserConfig
 from flows.paser_tasks import (
     CostsRef,
-    Described,
     PaserRecord,
     PaserReport,
     RouterRef,
@@ -35,13 +32,10 @@ from flows.paser_tasks import (
 from flows.prefect_settings import flow
 from flows.restart import restarted_from
 from flows.run_environment import run_environment
-from flows.run_folder import versions
 from flows.stages import current_environment
-from flows.store import CaseSet, PackageRef, Policy
+from flows.store import CaseSet, Policy
 from flows.tasks import import_dataset
 from rl4seg.paser.figures import Costs
-
-POLICY_FOLDER, PACKAGE = "policy", "package.json"
 
 
 def imported(config: PaserConfig) -> CaseSet:
@@ -117,31 +111,10 @@ def stages(config: PaserConfig) -> PaserReport:
     cases = imported(config)
     costs = net_costs(config, cases)
     records = tuple(one_seed(config, cases, costs, seed) for seed in config.all_seeds())
-    described = Described(labels=config.dataset.labels, preprocess=config.preprocess)
-    hand_out(package_router(described, records[0].router, cases), config.name)
-    return write_paser_report(config.name, dump_config(config), records)
-
-
-def hand_out(package: PackageRef, name: str) -> None:
-    """Copy the model package into ``policy/`` of the run folder, if there is one."""
-    here = current_environment()
-    if here.plan is not None or here.run_folder is None:
-        return
-    artifact = here.store.path(package)
-    shutil.rmtree(here.run_folder.path / POLICY_FOLDER, ignore_errors=True)
-    here.run_folder.publish(artifact, POLICY_FOLDER)
-    spec = json.loads((artifact / PACKAGE).read_text(encoding="utf-8")) | {
-        "name": name,
-        "made_with": versions(),
-    }
-    here.run_folder.write(f"{POLICY_FOLDER}/{PACKAGE}", json.dumps(spec, indent=1) + "\n")
-
-
-def published(report: PaserReport) -> PaserReport:
-    """Copy the report into the run folder, if there is one."""
-    here = current_environment()
-    if here.plan is None and here.run_folder is not None:
-        here.run_folder.publish(here.store.path(report))
+    basis = ModelBasis(labels=config.dataset.labels, preprocess=config.preprocess)
+    publish_package(package_router(basis, records[0].router, cases), config.name)
+    report = write_paser_report(config.name, dump_config(config), records)
+    publish_report(report)
     return report
 
 
@@ -161,4 +134,4 @@ def paser(config: PaserConfig, restart_from: str | None = None) -> PaserReport:
     with run_environment(config):
         paser_config.check(config)
         with restarted_from(restart_from, stages, config):
-            return published(stages(config))
+            return stages(config)

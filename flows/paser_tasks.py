@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from flows.handing_out import ModelBasis
 from flows.stages import StageContext, stage
 from flows.store import ArtifactRef, CaseSet, Evaluation, PackageRef, Policy
-from reward_data.preprocess import PreprocessConfig
-from reward_data.types import Config, LabelMap
+from reward_data.types import Config
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.paser import (
     FinetuningConfig,
@@ -56,13 +56,6 @@ class PaserRecord(Config):
     router: RouterRef = Field(description="The router handed out.")
     evaluation: Evaluation = Field(description="Its figures on the held-out cases.")
     latency: LatencyRef = Field(description="Its times.")
-
-
-class Described(Config):
-    """What a package says about itself that comes from the run's config."""
-
-    labels: LabelMap = Field(description="Classes.")
-    preprocess: PreprocessConfig = Field(description="From a native image to the networks' grid.")
 
 
 @stage(Policy, title="pretrain a net")
@@ -232,20 +225,16 @@ def time_routing(
 
 
 @stage(PackageRef, title="package")
-def package_router(ctx: StageContext, described: Described, router: RouterRef, cases: CaseSet) -> None:
+def package_router(ctx: StageContext, basis: ModelBasis, router: RouterRef, cases: CaseSet) -> None:
     """Put the router into one folder with all that using it takes."""
-    from reward_data.case_store import CaseStore
     from rl4seg.package import write_spec
-    from rl4seg.paser.learning import package_of
     from rl4seg.paser.package import FOLDER, load_router, save_router
     from rl4seg.policies import save_model
 
     loaded, spec = load_router(ctx.path(router), ctx.runtime())
-    with CaseStore(ctx.path(cases) / "cases.h5") as store:
-        about = package_of(spec, store, described.labels, described.preprocess)
     save_model(loaded.nets.models[0], ctx.out)
     save_router(loaded, spec, ctx.out / FOLDER)
-    write_spec(about, ctx.out)
+    write_spec(basis.package_spec(ctx.path(cases) / "cases.h5", nets=list(spec.names)), ctx.out)
 
 
 @stage(PaserReport, title="report")

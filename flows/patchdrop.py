@@ -14,6 +14,7 @@ from typing import Literal
 
 from flows import patchdrop_config
 from flows.config_loader import dump_config
+from flows.handing_out import publish_report
 from flows.patchdrop_config import PatchDropConfig, checkpoint_file
 from flows.patchdrop_tasks import (
     DropModelRef,
@@ -169,24 +170,24 @@ def drop_arms(config: PatchDropConfig, images: ImageSet, seed: int) -> tuple[lis
     return run.records, timing(config.latency, {LOW: low, HIGH: high}, skipped, images)
 
 
-def drop(config: PatchDropConfig) -> tuple[DropReport, DropModelRef]:
-    """Every stage of a run, from the images to the report; and the model of the first seed's last stage."""
+def drop(config: PatchDropConfig) -> DropReport:
+    """Every stage of a run, from the images to the report; the model of the first seed's last stage is handed out."""
     images = image_set(config)
     found = [drop_arms(config, images, seed) for seed in config.all_seeds()]
     records = tuple(record for part, _ in found for record in part)
     timings = tuple(timing for _, timing in found if timing is not None)
     report = write_drop_report.named("report")(config.name, dump_config(config), records, timings, images)
     last = [record for record in found[0][0] if record.arm in (PT, FT1, FT2)][-1]
-    return report, last.model
+    publish_report(report)
+    publish_model(last.model)
+    return report
 
 
-def published(report: DropReport, model: DropModelRef) -> DropReport:
-    """Copy the report and the model into the run folder, if there is one."""
+def publish_model(model: DropModelRef) -> None:
+    """Copy the last policy with its classifiers into the run folder, if there is one."""
     here = current_environment()
     if here.plan is None and here.run_folder is not None:
-        here.run_folder.publish(here.store.path(report))
         here.run_folder.publish(here.store.path(model), MODEL_FOLDER)
-    return report
 
 
 @flow(
@@ -205,4 +206,4 @@ def patchdrop(config: PatchDropConfig, restart_from: str | None = None) -> DropR
     with run_environment(config):
         patchdrop_config.check(config)
         with restarted_from(restart_from, drop, config):
-            return published(*drop(config))
+            return drop(config)

@@ -2,7 +2,8 @@
 
 Read it from the bottom: `patchdrop_windows` is the whole story,
 
-    import -> coarse network, fine network -> policy on images that neither has seen -> evaluate -> time -> report
+    import -> coarse network, fine network -> policy on images that neither has seen -> evaluate -> time -> package
+           -> report
 
 Every call below is a cached stage: run the flow a second time and each one answers from the artifact store.
 """
@@ -11,12 +12,14 @@ from __future__ import annotations
 
 from flows import patchdrop_windows_config, preflight
 from flows.config_loader import dump_config
+from flows.handing_out import ModelBasis, publish_package, publish_report
 from flows.patchdrop_tasks import DropReport
 from flows.patchdrop_windows_config import PatchDropWindowsConfig
 from flows.patchdrop_windows_tasks import (
     WindowRecord,
     cut_cases,
     evaluate_window_policy,
+    package_windows,
     time_window_policy,
     train_windows,
     write_windows_report,
@@ -24,7 +27,6 @@ from flows.patchdrop_windows_tasks import (
 from flows.prefect_settings import flow
 from flows.restart import restarted_from
 from flows.run_environment import run_environment
-from flows.stages import current_environment
 from flows.store import CaseSet
 from flows.tasks import import_dataset, train_supervised
 
@@ -55,19 +57,17 @@ def windows_of_seed(
 
 
 def windows(config: PatchDropWindowsConfig) -> DropReport:
-    """Every stage of a run, from the dataset to the report."""
+    """Every stage of a run, from the dataset to the report; the networks of the first seed are handed out."""
     cases = import_dataset.named("import")(*preflight.dataset_inputs(config.dataset), config.preprocess)
     coarse_cases = cut_cases.named("coarse · images")("coarse", config.windows, cases)
     fine_cases = cut_cases.named("fine · windows")("fine", config.windows, cases)
     records = [windows_of_seed(config, cases, coarse_cases, fine_cases, seed) for seed in config.all_seeds()]
-    return write_windows_report.named("report")(config.name, dump_config(config), tuple(records), cases)
-
-
-def published(report: DropReport) -> DropReport:
-    """Copy the report into the run folder, if there is one."""
-    here = current_environment()
-    if here.plan is None and here.run_folder is not None:
-        here.run_folder.publish(here.store.path(report))
+    basis = ModelBasis(labels=config.dataset.labels, preprocess=config.preprocess)
+    publish_package(
+        package_windows(basis, records[0].coarse, records[0].fine, records[0].policy, cases), config.name
+    )
+    report = write_windows_report.named("report")(config.name, dump_config(config), tuple(records), cases)
+    publish_report(report)
     return report
 
 
@@ -87,4 +87,4 @@ def patchdrop_windows(config: PatchDropWindowsConfig, restart_from: str | None =
     with run_environment(config):
         patchdrop_windows_config.check(config)
         with restarted_from(restart_from, windows, config):
-            return published(windows(config))
+            return windows(config)

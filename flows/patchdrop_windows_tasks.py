@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from flows.handing_out import ModelBasis
 from flows.patchdrop_tasks import DropReport, Timing
 from flows.stages import StageContext, stage
-from flows.store import ArtifactRef, CaseSet, Evaluation, Policy
+from flows.store import ArtifactRef, CaseSet, Evaluation, PackageRef, Policy
 from reward_data.types import Config
 from rl4seg.configs.patchdrop import DropWindowsConfig, KeepNetConfig, KeepTrainingConfig
 
@@ -117,6 +118,28 @@ def time_window_policy(
         evaluator = WindowEvaluator(segmenter, network, store, spec.windows.random_draws, seed)
         found = time_windows(evaluator, spec.windows.repeats)
     (ctx.out / "latency.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+@stage(PackageRef, title="package")
+def package_windows(
+    ctx: StageContext,
+    basis: ModelBasis,
+    coarse: Policy,
+    fine: Policy,
+    policy: WindowPolicyRef,
+    cases: CaseSet,
+) -> None:
+    """Put both networks and the policy into one folder with all that using them takes."""
+    from rl4seg.package import write_spec
+    from rl4seg.patchdrop.window_package import save_windowed
+    from rl4seg.patchdrop.window_policy import load_window_policy
+    from rl4seg.policies import load_model
+
+    runtime = ctx.runtime()
+    models = load_model(ctx.path(coarse), runtime), load_model(ctx.path(fine), runtime)
+    spec, network = load_window_policy(ctx.path(policy), runtime)
+    save_windowed(*models, network, spec, basis.preprocess.shape, ctx.out)
+    write_spec(basis.package_spec(ctx.path(cases) / "cases.h5"), ctx.out)
 
 
 @stage(DropReport, title="report")

@@ -2,7 +2,8 @@
 
 Read it from the bottom: `reward_tuning` is the whole story,
 
-    import -> train (or load) -> tune on the reward -> evaluate, the same for every rival -> report
+    import -> train (or load) -> tune on the reward -> evaluate, the same for every rival -> package
+           -> report
 
 Every arm starts from the same policy and sees the same batches in as many steps. Every call below is a cached stage:
 run the flow a second time and each one answers from the artifact store.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from flows import preflight, reward_tuning_config
 from flows.config_loader import dump_config
+from flows.handing_out import ModelBasis, publish_package, publish_report
 from flows.prefect_settings import flow
 from flows.restart import restarted_from
 from flows.reward_tuning_config import MAIN, RULE, START, RewardTuningConfig, with_weights
@@ -19,11 +21,11 @@ from flows.reward_tuning_tasks import (
     TunedRecord,
     TuningReport,
     evaluate_tuned_policy,
+    package_tuned,
     tune_on_reward,
     write_tuning_report,
 )
 from flows.run_environment import run_environment
-from flows.stages import current_environment
 from flows.store import CaseSet, Policy
 from flows.tasks import import_dataset, load_checkpoint, train_supervised
 from rl4seg.configs.reward_tuning import DecisionRule, TaskRewardConfig
@@ -73,17 +75,14 @@ def tuned_arms(config: RewardTuningConfig, cases: CaseSet, seed: int) -> list[Tu
 
 
 def tuning(config: RewardTuningConfig) -> TuningReport:
-    """Every stage of a run, from the dataset to the report."""
+    """Every stage of a run, from the dataset to the report; the tuned policy of the first seed is handed out."""
     cases = import_dataset.named("import")(*preflight.dataset_inputs(config.dataset), config.preprocess)
     records = [record for seed in config.all_seeds() for record in tuned_arms(config, cases, seed)]
-    return write_tuning_report(config.name, dump_config(config), tuple(records))
-
-
-def published(report: TuningReport) -> TuningReport:
-    """Copy the report into the run folder, if there is one."""
-    here = current_environment()
-    if here.plan is None and here.run_folder is not None:
-        here.run_folder.publish(here.store.path(report))
+    tuned = next(record for record in records if record.arm == MAIN)
+    basis = ModelBasis(labels=config.dataset.labels, preprocess=config.preprocess, rules=config.rule_set())
+    publish_package(package_tuned(basis, tuned.policy, cases), config.name)
+    report = write_tuning_report(config.name, dump_config(config), tuple(records))
+    publish_report(report)
     return report
 
 
@@ -103,4 +102,4 @@ def reward_tuning(config: RewardTuningConfig, restart_from: str | None = None) -
     with run_environment(config):
         reward_tuning_config.check(config)
         with restarted_from(restart_from, tuning, config):
-            return published(tuning(config))
+            return tuning(config)

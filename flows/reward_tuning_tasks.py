@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from flows.handing_out import ModelBasis
 from flows.stages import StageContext, stage
-from flows.store import ArtifactRef, CaseSet, Evaluation, Policy
+from flows.store import ArtifactRef, CaseSet, Evaluation, PackageRef, Policy
 from reward_data.anatomy import RuleSet
 from reward_data.types import Config
 from rl4seg.configs.reward_tuning import DecisionRule, TuningConfig, TuningEvaluationConfig
@@ -74,6 +75,17 @@ def evaluate_tuned_policy(
         evaluator = TuningEvaluator(model, store, rules, config, runtime)
         figures = evaluate_tuned(evaluator, rule, ctx.out, ctx.progress)
     ctx.record(**figures)
+
+
+@stage(PackageRef, title="package")
+def package_tuned(ctx: StageContext, basis: ModelBasis, policy: Policy, cases: CaseSet) -> None:
+    """Put the tuned policy into one folder with all that using it takes."""
+    from rl4seg.package import ModelPackage, save_package
+    from rl4seg.policies import load_model
+
+    model = load_model(ctx.path(policy), ctx.runtime())
+    spec = basis.package_spec(ctx.path(cases) / "cases.h5")
+    save_package(ModelPackage(spec, model, None), ctx.out)
 
 
 @stage(TuningReport, title="report")

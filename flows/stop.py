@@ -7,14 +7,13 @@ do not compare, this one is there from the start, and only the first iteration c
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from flows.handing_out import POLICY_FOLDER, publish_package
 from flows.package_tasks import Described, package_policy
 from flows.reporting.data import MAIN
 from flows.reporting.stage import PolicyRecord
-from flows.run_folder import versions
 from flows.stages import StageContext, current_environment, stage
 from flows.store import CaseSet, Evaluation, JudgementRef, PackageRef, Policy, RewardNet, ShapePriorRef
 from flows.tasks import evaluate_policy
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from flows.arms import Start
     from flows.config import AutoIterationConfig
 
-HANDED_OUT, POLICY_FOLDER, PACKAGE = "handed_out.json", "policy", "package.json"
+HANDED_OUT = "handed_out.json"
 
 
 @stage(JudgementRef, title="judge")
@@ -145,11 +144,7 @@ def packaged(config: AutoIterationConfig, start: Start, records: Sequence[Policy
 
 
 def publish_policy(name: str, records: Sequence[PolicyRecord], package: PackageRef) -> None:
-    """Leave the policy handed out in the run folder: ``policy/`` is the package, with handed_out.json beside it.
-
-    The run's name and the versions of the packages that it was made with are written here: the artifact is the same for
-    equal runs of every name and on every machine.
-    """
+    """Leave the policy handed out in the run folder: ``policy/`` is the package, with handed_out.json beside it."""
     here = current_environment()
     if here.plan is not None or here.run_folder is None:
         return
@@ -162,13 +157,7 @@ def publish_policy(name: str, records: Sequence[PolicyRecord], package: PackageR
         "key": chosen.policy.key,
         "digest": chosen.policy.digest,
     }
-    artifact = here.store.path(package)
-    net_of_an_earlier_run = here.run_folder.path / POLICY_FOLDER / "reward"
-    shutil.rmtree(net_of_an_earlier_run, ignore_errors=True)
-    here.run_folder.publish(artifact, POLICY_FOLDER)
-    spec = json.loads((artifact / PACKAGE).read_text(encoding="utf-8"))
-    spec |= {"name": name, "made_with": versions()}
-    here.run_folder.write(f"{POLICY_FOLDER}/{PACKAGE}", json.dumps(spec, indent=1) + "\n")
+    publish_package(package, name)
     here.run_folder.write(f"{POLICY_FOLDER}/{HANDED_OUT}", json.dumps(content, indent=1) + "\n")
     if here.console is not None:
         here.console.print(

@@ -4,6 +4,7 @@
     package.json                       `PackageSpec`: preprocessing, classes, anatomical rules, flag, origin
     reward/                            the calibrated reward net (`rl4seg.reward_net`), where there is one
     paser/                             the router (`rl4seg.paser.package`) that decides, where there is one
+    windows/                           fine network and policy (`rl4seg.patchdrop.window_package`), where there are
 
 `RUN/policy/` is such a folder. Everything that predicts, checks or exports starts from `load_package`.
 """
@@ -23,6 +24,8 @@ from reward_data.preprocess import PreprocessConfig
 from reward_data.types import Config, LabelMap
 from rl4seg.paser.package import FOLDER as ROUTER
 from rl4seg.paser.package import routed_model
+from rl4seg.patchdrop.window_package import FOLDER as WINDOWS
+from rl4seg.patchdrop.window_package import windowed_model
 from rl4seg.policies import Model, load_model, save_model
 from rl4seg.reward_net import RewardModel, load_reward_model, save_reward_model
 from rl4seg.runtime import Runtime
@@ -129,6 +132,8 @@ def load_package(folder: Path, runtime: Runtime) -> ModelPackage:
     model = load_model(folder, runtime)
     if (folder / ROUTER).is_dir():
         model = routed_model(model, folder / ROUTER, runtime)
+    elif (folder / WINDOWS).is_dir():
+        model = windowed_model(model, folder / WINDOWS, runtime)
     if model.spec.class_names != spec.labels.names or model.spec.shape != spec.preprocess.shape:
         raise ArtifactError(
             f"{folder}: the weights are for {model.spec.class_names} at {model.spec.shape}, {PACKAGE} says "

@@ -18,6 +18,7 @@ from rl4seg.export.torchscript import export_torchscript
 from rl4seg.export.verification import TOLERANCE, Verification
 from rl4seg.package import ModelPackage, load_package, package_folder
 from rl4seg.paser.package import RoutedNetwork
+from rl4seg.patchdrop.window_package import WindowedNetwork
 from rl4seg.runtime import start
 
 Exporter = Callable[[ModelPackage, Path, ExportDetails], Verification]
@@ -50,10 +51,10 @@ def export_package(
     with export_folder(out, force) as folder:
         runtime = start(RuntimeConfig(device="cpu", precision="float32", threads=torch.get_num_threads()))
         package = load_package(package_folder(source), runtime)
-        if isinstance(package.model.network, RoutedNetwork):
+        if isinstance(package.model.network, RoutedNetwork | WindowedNetwork):
             raise ConfigError(
-                f"{source} is a PaSeR model, which runs another network for every patch and is no single graph; use it "
-                "by rl4seg predict, or export a run with one policy"
+                f"{source} is a PaSeR or PatchDrop model, which decides what to run while it runs: no single graph; "
+                "use it by rl4seg predict, or export a run with one policy"
             )
         found = FORMATS[form](package, folder, details or ExportDetails())
         content = {

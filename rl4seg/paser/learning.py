@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reward_data.anatomy import RuleSet
 from reward_data.case_store import CaseStore
 from reward_data.class_statistics import check_weights
-from reward_data.preprocess import PreprocessConfig
-from reward_data.types import Int64, LabelMap, Progress, no_progress
+from reward_data.types import Int64, Progress, no_progress
 from rl4seg.configs.network import NetworkConfig
 from rl4seg.configs.paser import (
     FinetuningConfig,
@@ -22,7 +20,6 @@ from rl4seg.configs.paser import (
     SharesConfig,
 )
 from rl4seg.histories import write_history
-from rl4seg.package import PackageSpec
 from rl4seg.paser.budget import calibrate
 from rl4seg.paser.costs import measure_costs
 from rl4seg.paser.data import calibrated_on, labelled, stage_cases, views
@@ -151,19 +148,3 @@ def calibrated(
     overhead = spec.costs.overhead_gflop(spec.routing.passes)
     curve = calibrate(table, spec.costs, spec.shares, overhead, basis)
     return spec.model_copy(update={"curve": curve, "threshold": curve.threshold(budget)})
-
-
-def package_of(
-    spec: RouterSpec, store: CaseStore, labels: LabelMap, preprocess: PreprocessConfig
-) -> PackageSpec:
-    """What a model package says of a router; a router knows no anatomical rules."""
-    splits = {split: store.splits.count(split) for split in ("train", "val", "test") if split in store.splits}
-    return PackageSpec(
-        name="",
-        iteration=0,
-        labels=labels,
-        preprocess=preprocess,
-        rules=RuleSet(name="none", classes=labels.names, rules=()),
-        spacing_known=store.spacing_known,
-        training={"nets": list(spec.names), "images": len(store), "splits": splits},
-    )

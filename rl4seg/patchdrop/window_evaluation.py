@@ -196,12 +196,10 @@ def _ways(evaluator: WindowEvaluator) -> dict[str, Callable[[Tensor], Tensor]]:
         return work
 
     def full(image: Tensor) -> Tensor:
-        shape, every = tuple(image.shape[1:]), torch.ones(patches, dtype=torch.bool, device=image.device)
-        mask = torch.empty(shape, dtype=torch.int64, device=image.device)
-        return segmenter.fill(mask, image, every)
+        return segmenter.segment_fully(image, evaluator.store.num_classes)
 
     def coarse(image: Tensor) -> Tensor:
-        return segmenter.coarse_mask(segmenter.look(image[None]), tuple(image.shape[1:]))[0]
+        return segmenter.segment_coarsely(segmenter.look(image[None]), tuple(image.shape[1:]))[0]
 
     return {COARSE: coarse, FULL: full, POLICY: way(policy), ENTROPY: way(entropy), RANDOM: way(random)}
 

@@ -121,13 +121,19 @@ def train_window_policy(
         batches_per_epoch(len(table), config.batch_size),
     )  # fmt: skip
     write_history(out / "history.csv", history, every=max(1, len(history) // 200))
-    save_weights(policy, out / WEIGHTS)
-    (out / SPEC).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    save_window_policy(spec, policy, out)
     return {"steps": float(len(history)), **last_means(history)}
 
 
+def save_window_policy(spec: WindowPolicySpec, policy: KeepNetwork, folder: Path) -> None:
+    """Write ``windows.json`` and ``policy.safetensors``; equal policies give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_weights(policy, folder / WEIGHTS)
+    (folder / SPEC).write_text(spec.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
 def load_window_policy(folder: Path, runtime: Runtime) -> tuple[WindowPolicySpec, KeepNetwork]:
-    """Read what `train_window_policy` wrote.
+    """Read what `save_window_policy` wrote.
 
     Raises:
         ArtifactError: a file is missing or unreadable.

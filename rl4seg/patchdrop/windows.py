@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rl4seg.networks import most_probable
 from rl4seg.patchdrop.grid import patch_count, patch_shape, split_patches
 from rl4seg.runtime import Runtime
 
@@ -64,37 +65,53 @@ class WindowSegmenter:
         )
 
     @torch.no_grad()
-    def coarse_mask(self, view: CoarseView, shape: tuple[int, ...]) -> Tensor:
-        """The coarse answer at full resolution: probabilities interpolated, then argmax. Shape: (B, *G) int64."""
+    def coarse_answer(self, view: CoarseView, shape: tuple[int, ...]) -> Tensor:
+        """The coarse probabilities interpolated to full resolution. Shape: (B, K, *G)."""
         mode = ("linear", "bilinear", "trilinear")[len(shape) - 1]
-        large = functional.interpolate(view.probabilities, size=shape, mode=mode, align_corners=False)
-        return large.argmax(1)
+        return functional.interpolate(view.probabilities, size=shape, mode=mode, align_corners=False)
 
     @torch.no_grad()
-    def fine_cells(self, image: Tensor, keep: Tensor) -> Tensor:
-        """The fine answer in the kept cells of one image, in order. Shape: (C, *G), keep (P) -> (k, *cell) int64."""
-        cell, dims = patch_shape(tuple(image.shape[1:]), self.grid), len(self.grid)
+    def fine_answer(self, image: Tensor, keep: Tensor) -> Tensor:
+        """Probabilities of the fine network in the kept cells of one image, in order.
+
+        Shape: (C, *G), keep (P) with one cell at least -> (k, K, *cell).
+        """
+        cell = patch_shape(tuple(image.shape[1:]), self.grid)
         windows = cut_windows(image, self.grid, self.margin, keep.nonzero()[:, 0].tolist())
-        inner = (slice(None), *[slice(self.margin, self.margin + size) for size in cell])
+        everything = slice(None)
+        inner = (everything, everything, *[slice(self.margin, self.margin + size) for size in cell])
         parts: list[Tensor] = []
-        for start in range(0, len(windows), self.runtime.batch_size):
+        for some in windows.split(self.runtime.batch_size):
             with self.runtime.autocast():
-                logits = self.fine(windows[start : start + self.runtime.batch_size])
-            parts.append(logits.float().argmax(1)[inner])
-        empty = torch.zeros(0, *cell, dtype=torch.int64, device=image.device)
-        return torch.cat(parts) if parts else empty.reshape(0, *cell[:dims])
+                logits = self.fine(some)
+            parts.append(logits.float()[inner].softmax(1))
+        return torch.cat(parts)
+
+    def answer(self, image: Tensor, view: CoarseView, keep: Tensor) -> Tensor:
+        """The stitched probabilities of one image. Shape: (C, *G), keep (P) bool -> (K, *G)."""
+        return self._filled(self.coarse_answer(view, tuple(image.shape[1:]))[0], image, keep)
 
     def segment(self, image: Tensor, view: CoarseView, keep: Tensor) -> Tensor:
         """The stitched mask of one image. Shape: (C, *G), keep (P) bool -> (*G) int64."""
-        return self.fill(self.coarse_mask(view, tuple(image.shape[1:]))[0], image, keep)
+        return most_probable(self.answer(image, view, keep)[None])[0]
 
-    def fill(self, mask: Tensor, image: Tensor, keep: Tensor) -> Tensor:
-        """Put the fine answer into the kept cells of a mask (*G), in place."""
+    def segment_coarsely(self, view: CoarseView, shape: tuple[int, ...]) -> Tensor:
+        """The masks without any window. Shape: -> (B, *G) int64."""
+        return most_probable(self.coarse_answer(view, shape))
+
+    def segment_fully(self, image: Tensor, classes: int) -> Tensor:
+        """The mask of one image with every window; the coarse network is not asked. Shape: (C, *G) -> (*G) int64."""
+        every = torch.ones(patch_count(self.grid), dtype=torch.bool, device=image.device)
+        empty = image.new_empty(classes, *image.shape[1:])
+        return most_probable(self._filled(empty, image, every)[None])[0]
+
+    def _filled(self, answer: Tensor, image: Tensor, keep: Tensor) -> Tensor:
+        """Put the fine answer into the kept cells of probabilities (K, *G), in place."""
         if keep.any():
             places = cell_slices(tuple(image.shape[1:]), self.grid, keep)
-            for cell, place in zip(self.fine_cells(image, keep), places, strict=True):
-                mask[place] = cell
-        return mask
+            for cell, place in zip(self.fine_answer(image, keep), places, strict=True):
+                answer[(slice(None), *place)] = cell
+        return answer
 
 
 def entropy_share(probabilities: Tensor) -> Tensor:
@@ -175,9 +192,8 @@ class WindowTable:
 def tabulate(segmenter: WindowSegmenter, image: Tensor, truth: Tensor, classes: int) -> WindowTable:
     """The table of one image, seen by both networks in full. Shape: (C, *G), truth (*G) int64."""
     view, shape = segmenter.look(image[None]), tuple(image.shape[1:])
-    every = torch.ones(patch_count(segmenter.grid), dtype=torch.bool, device=image.device)
-    coarse = segmenter.coarse_mask(view, shape)
-    fine = segmenter.segment(image, view, every)[None]
+    coarse = segmenter.segment_coarsely(view, shape)
+    fine = segmenter.segment_fully(image, classes)[None]
     return WindowTable(
         view.policy_input,
         cell_confusion(coarse, truth[None], segmenter.grid, classes),

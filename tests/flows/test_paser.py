@@ -54,7 +54,7 @@ def run(settings: PaserConfig, folder: Path, plan: list[str] | None = None) -> t
     run_folder = RunFolder.create(folder / "run", dump_config(settings), settings.seeds_used())
     store = ArtifactStore(folder / "store")
     with environment(StageEnvironment(store, run_folder, None, settings.runtime, plan=plan)):
-        return paser.published(paser.stages(settings)), run_folder
+        return paser.stages(settings), run_folder
 
 
 def statuses(folder: RunFolder) -> dict[str, str]:

@@ -15,6 +15,7 @@ from flows import patchdrop, patchdrop_config, patchdrop_windows, patchdrop_wind
 from flows.command_line import load
 from flows.config_base import RunConfig
 from flows.config_loader import dump_config
+from flows.models import open_model
 from flows.patchdrop_config import PatchDropConfig
 from flows.patchdrop_windows_config import PatchDropWindowsConfig
 from flows.pipelines import pipeline_of
@@ -25,6 +26,8 @@ from flows.run_folder import RunFolder
 from flows.stages import StageEnvironment, environment
 from flows.store import ArtifactStore
 from reward_data.errors import ConfigError, DataError
+from rl4seg.configs.runtime import RuntimeConfig
+from rl4seg.runtime import start
 
 ARMS = [
     "LR alone", "HR alone", "HR + LR, all patches", "Pt", "Pt · random", "Pt · centre", "Pt · frequent", "Ft-1",
@@ -59,10 +62,10 @@ def run(settings: RunConfig, folder: Path, plan: list[str] | None = None) -> Run
     store = ArtifactStore(folder / "store")
     with environment(StageEnvironment(store, run_folder, None, settings.runtime, plan=plan)):
         if isinstance(settings, PatchDropConfig):
-            patchdrop.published(*patchdrop.drop(settings))
+            patchdrop.drop(settings)
         else:
             assert isinstance(settings, PatchDropWindowsConfig)
-            patchdrop_windows.published(patchdrop_windows.windows(settings))
+            patchdrop_windows.windows(settings)
     return run_folder
 
 
@@ -271,6 +274,9 @@ def test_a_run_of_the_segmentation_twin(striped: Path, tmp_path: Path, capsys: A
     show_windows(folder.path)
     assert "Against as many windows chosen by entropy" in capsys.readouterr().out
     assert set(statuses(run(settings, tmp_path)).values()) == {"cached"}
+    package = open_model(folder.path, None, start(RuntimeConfig(device="cpu", threads=1)))
+    assert (package.spec.name, package.spec.labels.names) == ("tiny", ("dark", "bright"))
+    assert package.spec.training == {"images": 6, "splits": {"train": 4, "val": 2}}
 
 
 @pytest.mark.parametrize(

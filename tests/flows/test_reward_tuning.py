@@ -13,6 +13,7 @@ from PIL import Image
 
 from flows import reward_tuning, reward_tuning_config
 from flows.config_loader import dump_config
+from flows.models import open_model
 from flows.reporting.tuning import ArmRow, show_tuning, verdict
 from flows.reward_tuning_config import MAIN, RULE, START, RewardTuningConfig, check, with_weights
 from flows.reward_tuning_tasks import TuningReport
@@ -20,6 +21,8 @@ from flows.run_folder import RunFolder
 from flows.stages import StageEnvironment, environment
 from flows.store import ArtifactStore
 from reward_data.errors import ConfigError, DataError
+from rl4seg.configs.runtime import RuntimeConfig
+from rl4seg.runtime import start
 from tests.flows import tiny
 
 OWN_REWARD = (
@@ -58,7 +61,7 @@ def run(
     run_folder = RunFolder.create(folder / "run", dump_config(settings), settings.seeds_used())
     store = ArtifactStore(folder / "store")
     with environment(StageEnvironment(store, run_folder, None, settings.runtime, plan=plan)):
-        return reward_tuning.published(reward_tuning.tuning(settings)), run_folder
+        return reward_tuning.tuning(settings), run_folder
 
 
 def statuses(folder: RunFolder) -> dict[str, str]:
@@ -92,6 +95,11 @@ def test_a_run_from_the_pictures_to_the_report(pictures: Path, tmp_path: Path, c
     assert "too few to say" in shown
     assert "CE continued" in shown
 
+    # the tuned policy of the first seed is there to be used
+    package = open_model(folder.path, None, start(RuntimeConfig(device="cpu", threads=1)))
+    assert package.spec.name == settings.name
+    assert package.spec.labels == settings.dataset.labels
+
     # again: everything is cached, but what depends on one's own reward once that is edited
     second, again = run(settings, tmp_path)
     assert second == first
@@ -109,7 +117,8 @@ def test_the_stages_of_a_run_are_known_beforehand(pictures: Path, tmp_path: Path
     plan: list[str] = []
     run(config(pictures, rivals=[], decision_rule=False), tmp_path, plan)
     assert plan == [
-        "import", "pretraining", f"{START} · evaluate", f"{MAIN} · tune", f"{MAIN} · evaluate", "report",
+        "import", "pretraining", f"{START} · evaluate", f"{MAIN} · tune", f"{MAIN} · evaluate", "package",
+        "report",
     ]  # fmt: skip
 
 

@@ -96,6 +96,6 @@ def test_broken_routers_are_refused(folder: Path, runtime: Runtime) -> None:
 
 
 def test_a_router_is_no_single_graph_to_export(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"is a PaSeR model.*use it by rl4seg predict"):
+    with pytest.raises(ConfigError, match=r"is a PaSeR or PatchDrop model.*use it by rl4seg predict"):
         export_package(folder, tmp_path / "out", "torchscript")
     assert not (tmp_path / "out").exists()
