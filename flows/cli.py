@@ -235,6 +235,32 @@ def predict(
 
 
 @app.command()
+def classify(
+    model: Annotated[Path, typer.Argument(help="A PatchDrop run, or its model/ folder.")],
+    images: Annotated[
+        Path,
+        typer.Argument(help="A picture, a folder, a CSV with a column path, or an NPZ; labels are optional."),
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder of the results: new, empty, or of the same before.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all cores.")] = None,
+) -> None:
+    """Name the class of images by a PatchDrop model: a table with the patches that were looked at, and examples."""
+    from flows.classify import classify as classify_images
+    from flows.classify import request_from
+
+    failed = classify_images(
+        request_from(
+            model, images, output, device=device, precision=precision, batch_size=batch_size, threads=threads
+        )
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def evaluate(
     model: Model,
     dataset: Annotated[

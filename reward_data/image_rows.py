@@ -1,6 +1,7 @@
-"""Rows of labelled images before anything is decoded: of a CSV file, of a folder per class, of an NPZ.
+"""Rows of images before anything is decoded: of a CSV file, of a folder (per class), of an NPZ.
 
-Every row knows its name, which messages begin with: the line of a CSV file, the file, the place in an NPZ.
+Every row knows its name, which messages begin with: the line of a CSV file, the file, the place in an NPZ. Images to
+learn from have a label each (`read_rows`); those to be answered may have one (`read_new_rows`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ HEADER = ("label", "path")
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One labelled image that has not been decoded: ``where`` names it, ``decode`` gives (C, H, W) uint8.
+    """One image that has not been decoded: ``where`` names it, ``decode`` gives (C, H, W) uint8.
 
-    ``file`` is its own file, where it has one.
+    ``label`` is empty where none is known. ``file`` is its own file, where it has one; ``name`` is short, for tables.
     """
 
     where: str
@@ -39,6 +40,7 @@ class ImageRow:
     split: str | None
     decode: Callable[[], UInt8]
     file: Path | None = None
+    name: str = ""
 
 
 # --- the three forms -------------------------------------------------------------------------------------------------
@@ -63,7 +65,41 @@ def read_rows(path: Path) -> list[ImageRow]:
     return rows
 
 
-def _csv_rows(path: Path) -> list[ImageRow]:
+def read_new_rows(path: Path, without: Path | None = None) -> list[ImageRow]:
+    """The rows of images to be answered, labelled where they say so; no image file is opened.
+
+    As `read_rows`, and also a picture file, a folder with pictures at any depth (labels: the names of the folders that
+    they lie in), a CSV whose label is missing or empty (other columns do not matter), an NPZ without labels.
+
+    Args:
+        without: a folder to pass over, such as one for the results.
+
+    Raises:
+        DataError: nothing there, or a row that cannot be used.
+    """
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file or folder; give a picture, a folder of them, a CSV with a column path, or an NPZ"
+        )
+    if path.is_dir():
+        rows = [_new_row(path, file) for file in _pictures(path, without and without.resolve())]
+    elif ending(path) in PICTURE_ENDINGS:
+        rows = [ImageRow(str(path), "", None, _decoder(path), path, path.name)]
+    elif path.suffix.lower() == ".npz":
+        rows = _npz_rows(path, labelled=False)
+    elif path.suffix.lower() == ".csv":
+        rows = _csv_rows(path, labelled=False)
+    else:
+        raise DataError(
+            f"{path}: wanted a picture ({', '.join(PICTURE_ENDINGS)}), a folder of them, a CSV with a column path, or "
+            "an NPZ; convert it"
+        )
+    if not rows:
+        raise DataError(f"{path}: no images found; wanted files ending in {', '.join(PICTURE_ENDINGS)}")
+    return rows
+
+
+def _csv_rows(path: Path, labelled: bool = True) -> list[ImageRow]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
@@ -73,25 +109,34 @@ def _csv_rows(path: Path) -> list[ImageRow]:
     columns = list(HEADER)
     if lines and "path" in [cell.lower() for cell in lines[0][1]]:
         columns = [cell.lower() for cell in lines.pop(0)[1]]
-    if not set(HEADER) <= set(columns) or not set(columns) <= {*HEADER, "split"}:
+    elif lines and not labelled and not (path.parent / lines[0][1][-1]).is_file():
+        raise DataError(
+            f"{path}: the first line is {','.join(lines[0][1])}, wanted a column named path in it"
+        )
+    if labelled and (not set(HEADER) <= set(columns) or not set(columns) <= {*HEADER, "split"}):
         raise DataError(f"{path}: columns {columns}, wanted label,path or label,path,split")
-    return [_csv_row(path, number, cells, columns) for number, cells in lines]
+    return [_csv_row(path, number, cells, columns, labelled) for number, cells in lines]
 
 
-def _csv_row(path: Path, number: int, cells: list[str], columns: list[str]) -> ImageRow:
+def _csv_row(path: Path, number: int, cells: list[str], columns: list[str], labelled: bool) -> ImageRow:
     where = f"{path} line {number}"
     if len(cells) != len(columns):
         raise DataError(f"{where}: {len(cells)} columns, wanted {len(columns)}: {','.join(columns)}")
     row = dict(zip(columns, cells))
-    if not row["label"] or not row["path"]:
+    if labelled and not (row["label"] and row["path"]):
         raise DataError(f"{where}: label {row['label']!r} and path {row['path']!r} must both be given")
+    if not row["path"]:
+        raise DataError(f"{where}: no path given; name an image or take the line out")
     split = row.get("split", "")
-    if split and split not in SPLIT_NAMES:
+    if labelled and split and split not in SPLIT_NAMES:
         raise DataError(f"{where}: split {split!r}, wanted one of {', '.join(SPLIT_NAMES)} or nothing")
     file = path.parent / row["path"]
     if not file.is_file():
         raise DataError(f"{where}: no such file {file}; paths are relative to the CSV file: correct it")
-    return ImageRow(where, row["label"], SPLIT_NAMES.get(split), lambda: _decoded(file, where), file)
+    name = row.get("id") or row["path"]
+    return ImageRow(
+        where, row.get("label", ""), SPLIT_NAMES.get(split), lambda: _decoded(file, where), file, name
+    )
 
 
 def _tree_rows(root: Path) -> list[ImageRow]:
@@ -107,7 +152,24 @@ def _tree_rows(root: Path) -> list[ImageRow]:
     return rows
 
 
-def _npz_rows(path: Path) -> list[ImageRow]:
+def _new_row(root: Path, file: Path) -> ImageRow:
+    """A picture below ``root``; its label is the name of its folder, where that is not ``root`` itself."""
+    label = "" if file.parent == root else file.parent.name
+    return ImageRow(str(file), label, None, _decoder(file), file, file.relative_to(root).as_posix())
+
+
+def _pictures(folder: Path, without: Path | None) -> Iterator[Path]:
+    """Picture files at any depth, by path; hidden names and the folder ``without`` are passed over."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.resolve() == without:
+            continue
+        if path.is_dir():
+            yield from _pictures(path, without)
+        elif ending(path) in PICTURE_ENDINGS:
+            yield path
+
+
+def _npz_rows(path: Path, labelled: bool = True) -> list[ImageRow]:
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
@@ -116,17 +178,17 @@ def _npz_rows(path: Path) -> list[ImageRow]:
             f"{path}: cannot be read as an NPZ without objects ({error}); save it again"
         ) from error
     label = arrays.get("label", arrays.get("labels"))
-    if label is None or not ("images" in arrays or {"jpeg_blob", "offset"} <= arrays.keys()):
-        raise DataError(
-            f"{path}: has the arrays {sorted(arrays)}, wanted label and images, or label, jpeg_blob and offset"
-        )
+    if (labelled and label is None) or not ("images" in arrays or {"jpeg_blob", "offset"} <= arrays.keys()):
+        wanted = "label and images, or label, jpeg_blob" if labelled else "images, or jpeg_blob"
+        raise DataError(f"{path}: has the arrays {sorted(arrays)}, wanted {wanted} and offset")
     decoders = _arrays(path, arrays["images"]) if "images" in arrays else _encoded(path, arrays)
-    if len(label) != len(decoders):
+    if label is not None and len(label) != len(decoders):
         raise DataError(f"{path}: {len(label)} labels for {len(decoders)} images; wanted one each")
     names = [str(name) for name in arrays.get("classes", [])]
-    words = [_class_word(path, i, value, names) for i, value in enumerate(label.tolist())]
+    values = [] if label is None else label.tolist()
+    words = [_class_word(path, i, value, names) for i, value in enumerate(values)] or [""] * len(decoders)
     return [
-        ImageRow(f"{path} image {i}", word, None, decode)
+        ImageRow(f"{path} image {i}", word, None, decode, name=f"image {i}")
         for i, (word, decode) in enumerate(zip(words, decoders))
     ]
 

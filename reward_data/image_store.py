@@ -44,6 +44,12 @@ def import_images(config: LabelledImagesConfig, folder: Path, progress: Progress
     (folder / ABOUT).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
+def unit(pixels: UInt8) -> Float32:
+    """Pixels as networks see them, in [0, 1]."""
+    values: Float32 = np.divide(pixels, 255, dtype=np.float32)
+    return values
+
+
 def spread(places: Int64, most: int) -> Int64:
     """At most so many places, spread evenly over all: files are often sorted by class."""
     chosen: Int64 = places[np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int)]
@@ -87,8 +93,7 @@ class ImageStore:
 
     def images(self, indices: Int64) -> Float32:
         """Images in [0, 1]. Shape: (B, C, *S)."""
-        values: Float32 = np.divide(self.pixels(indices), 255, dtype=np.float32)
-        return values
+        return unit(self.pixels(indices))
 
     def pixels(self, indices: Int64) -> UInt8:
         """Images as they are stored. Shape: (B, C, *S)."""

@@ -65,11 +65,12 @@ class ImageListing:
         for row in self.rows:
             values = row.decode()
             if size is not None and values.shape[1:] != tuple(size):
-                values = _resized(values, size)
+                values = resized(values, size)
             first = first or values.shape
             if values.shape != first:
                 raise DataError(
-                    f"{row.where}: got an image of {_words(values.shape)}, the images before it have {_words(first)}; "
+                    f"{row.where}: got an image of {shape_words(values.shape)}, the images before it have "
+                    f"{shape_words(first)}; "
                     "give images.size=[rows,columns] to resize all, and make all grey or all in colour"
                 )
             yield values
@@ -117,7 +118,8 @@ def _planted(planted: PlantedConfig, config: LabelledImagesConfig) -> ImageListi
     return _limited(ImageListing(rows, tuple(map(int, labels)), CLASSES), config.max_images)
 
 
-def _resized(values: UInt8, size: tuple[int, ...]) -> UInt8:
+def resized(values: UInt8, size: tuple[int, ...]) -> UInt8:
+    """An image of another size, each axis by itself. Shape: (C, H, W) -> (C, *size)."""
     rows, columns = size
     channels = [
         Image.fromarray(channel).resize((columns, rows), Image.Resampling.BILINEAR) for channel in values
@@ -125,7 +127,8 @@ def _resized(values: UInt8, size: tuple[int, ...]) -> UInt8:
     return np.stack([np.asarray(channel) for channel in channels])
 
 
-def _words(shape: tuple[int, ...]) -> str:
+def shape_words(shape: tuple[int, ...]) -> str:
+    """The shape (C, H, W) of an image in words."""
     return f"{shape[1]} x {shape[2]} pixels and {shape[0]} channel{'s' if shape[0] > 1 else ''}"
 
 

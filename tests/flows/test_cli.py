@@ -48,6 +48,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         "status",
         "report",
         "predict",
+        "classify",
         "evaluate",
         "export",
         "anatomy",
