@@ -36,7 +36,7 @@ from rl4seg.paser.table import RoutingTable
 from rl4seg.runtime import Runtime
 
 LATENCY = "latency.json"
-MOST_IMAGES, CURVE_POINTS = 12, 6
+MOST_IMAGES, CURVE_POINTS = 12, 8
 T = TypeVar("T")
 Work = Callable[[Tensor, int], object]
 

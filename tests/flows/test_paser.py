@@ -153,11 +153,21 @@ def test_the_verdict_holds_the_policy_against_the_goal() -> None:
             bare_efficiency=one, patches=(1.0,),
         )  # fmt: skip
 
-    def said(iou: float, ms: float) -> str:
+    def said(at_goal: float) -> str:
         others = [row(name, 0.5, 1.0) for name in ("entropy cascade", "random", "oracle")]
-        rows = [row("large", 0.8, 100.0), row("policy", iou, ms), *others]
-        return verdict(rows, ("tiny", "large"), MeanSd(0, 0), 1.0)[0]
+        rows = [row("large", 0.8, 100.0), row("policy", 0.78, 55.0), *others]
+        return verdict(rows, ("tiny", "large"), MeanSd(0, 0), 1.0, MeanSd(at_goal, 0.001), 3)[0]
 
-    assert "is reached" in said(0.7901, 59.0)
-    assert "is missed" in said(0.7901, 61.0)
-    assert "is missed" in said(0.7899, 59.0)
+    assert "in 55 % of its measured time. At 60 % of that time its curve is at -0.009" in said(-0.0091)
+    assert "is reached" in said(-0.0099)
+    assert "is missed" in said(-0.0101)
+
+
+def test_the_curve_is_read_at_sixty_percent_of_the_time(tmp_path: Path) -> None:
+    folder = run(config(), tmp_path)[1].path
+    content = json.loads((folder / "paser.json").read_text())
+    latency = json.loads(next(tmp_path.glob("store/*/latency.json")).read_text())
+    ms, iou, _ = zip(*sorted(latency["curve"]))
+    largest = next(row for row in content["rows"] if row["method"] == "large")
+    expected = np.interp(0.6 * latency["ms"]["large"], ms, iou) - largest["iou"][0]
+    assert content["at_goal"][0] == pytest.approx(expected)
