@@ -90,8 +90,8 @@ class PaserContent(Config):
         description="Share of the points of the policy's curves that are not below it."
     )
     at_goal: MeanSd = Field(
-        description="IoU of the policy's curve at 60 % of the largest net's measured time, between measured points, less "
-        "the largest net's IoU."
+        description="IoU of the policy's curve at 60 % of the largest net's measured time, between measured points,"
+        " less the largest net's IoU."
     )
     verdict: tuple[str, ...] = Field(description="What can be said.")
 
