@@ -13,7 +13,7 @@ def calibrate(
     table: RoutingTable, costs: Costs, shares: Sequence[float], overhead: float, basis: str
 ) -> BudgetCurve:
     """The curve of a policy on labelled images; of thresholds of equal cost, the middle one."""
-    largest = costs.alone_gflop(table.counts.shape[2] - 1, table.counts.shape[1])
+    largest = costs.alone_gflop(table.counts.shape[2] - 1)
     points = [
         point(table, policy_actions(table, shares, float(t)), costs, overhead, float(t))
         for t in thresholds(table, shares)[::-1]

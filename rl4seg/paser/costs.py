@@ -64,7 +64,7 @@ def measure_costs(
     return Costs(
         parameters=nets.parameters,
         patch_macs=tuple(macs(network, patch) for network in networks),
-        whole_macs=macs(networks[0], whole),
+        whole_macs=tuple(macs(network, whole) for network in networks),
         policy_macs=macs(policy, torch.zeros((1, *read_shape), device=device)),
         patch_ms=times,
     )

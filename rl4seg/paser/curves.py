@@ -6,6 +6,8 @@ price the mean number of patches by net.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,6 +87,30 @@ def cascade_actions(order: Float64, share: float, net: int) -> Int64:
         worst = np.argsort(-order, axis=None, kind="stable")[:taken]
         actions.reshape(-1)[worst] = net
     return actions
+
+
+def band_actions(order: Float64, shares: Sequence[float]) -> Int64:
+    """All patches in order of their uncertainty, the surest to the first net, the least sure to the last.
+
+    ``shares`` of the patches by net sum to 1. Shape: (I, P), (N,) -> (I, P).
+    """
+    ends = np.rint(np.cumsum(shares) * order.size).astype(int)
+    actions = np.zeros(order.size, np.int64)
+    ranked = np.argsort(order, axis=None, kind="stable")
+    for net in range(1, len(shares)):
+        actions[ranked[ends[net - 1] : ends[net]]] = net
+    return actions.reshape(order.shape)
+
+
+def band_shares(nets: int, most: int = 300) -> Float64:
+    """Ways of sharing patches out among the nets, as finely as so many ways allow. Shape: (n, N), rows sum to 1."""
+    steps = 1
+    while math.comb(steps + nets, nets - 1) <= most:
+        steps += 1
+    cuts = np.array(list(itertools.combinations_with_replacement(range(steps + 1), nets - 1)), np.float64)
+    ends = np.concatenate([np.zeros((len(cuts), 1)), cuts, np.full((len(cuts), 1), steps)], 1)
+    ways: Float64 = np.diff(ends, axis=1) / steps
+    return ways
 
 
 def sequential_actions(table: RoutingTable, share: float) -> tuple[Int64, Bool]:

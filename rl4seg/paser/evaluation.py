@@ -23,6 +23,7 @@ from rl4seg.paser import curves
 from rl4seg.paser.data import held_out_labelled, labelled
 from rl4seg.paser.figures import (
     CASCADE,
+    EVERY,
     ORACLE,
     POLICY,
     RANDOM,
@@ -31,6 +32,7 @@ from rl4seg.paser.figures import (
     RouterSpec,
     RoutingFigures,
 )
+from rl4seg.paser.reward import mean_iou
 from rl4seg.paser.router import Router
 from rl4seg.paser.table import RoutingTable, routing_table
 from rl4seg.runtime import Runtime, derive_seed
@@ -71,11 +73,16 @@ class Routings:
         return self.spec.costs.overhead_gflop(self.spec.routing.passes, policy)
 
     def everywhere(self, net: int) -> Point:
-        """One net alone."""
-        flat = np.full(self.table.uncertain.shape, net, np.int64)
-        gflop = self.spec.costs.alone_gflop(net, self.patches)
-        found = self.at(flat, float(net), 0.0)
-        return found.model_copy(update={"gflop": gflop, "bare_gflop": gflop})
+        """One net on every patch, the smallest beside it on the whole image."""
+        return self.at(np.full(self.table.uncertain.shape, net, np.int64), float(net), 0.0)
+
+    def alone(self, net: int) -> Point:
+        """One net on whole images in one piece: what one would do without routing."""
+        gflop = self.spec.costs.alone_gflop(net)
+        return Point(
+            setting=float(net), iou=float(mean_iou(self.table.whole[:, net]).mean()), gflop=gflop, bare_gflop=gflop,
+            patches=tuple(float(place == net) for place in range(len(self.spec.names))),
+        )  # fmt: skip
 
     def policy(self, threshold: float) -> tuple[Int64, Point]:
         """The policy at a place on its curve."""
@@ -89,7 +96,7 @@ class Routings:
         return tuple(self.policy(float(t))[1] for t in chosen[::-1])
 
     def cascades(self) -> dict[str, list[Routed]]:
-        """Every cascade along all shares: straight to one larger net, and through all of them."""
+        """Every cascade: straight to one larger net and through all of them along all shares; bands of uncertainty."""
         nets, free = len(self.spec.names), self.overhead(False)
         shares = np.linspace(0, 1, max(self.config.points, 1 + self.patches)).tolist()
         out: dict[str, list[Routed]] = {}
@@ -104,6 +111,12 @@ class Routings:
             out[f"{CASCADE} through all"] = [
                 Routed(a, ran, self.at(a, share, free, ran)) for (a, ran), share in zip(steps, shares)
             ]
+            bands = [
+                (curves.band_actions(self.table.uncertain, ways), ways) for ways in curves.band_shares(nets)
+            ]
+            out[f"{CASCADE} in bands"] = frontier(
+                [Routed(a, curves.ran_once(a, nets), self.at(a, ways[-1], free)) for a, ways in bands]
+            )
         return out
 
     def chance(self, actions: Int64) -> tuple[Int64, Point]:
@@ -132,14 +145,24 @@ def best_within(found: Sequence[Routed], gflop: float, bare: bool = False) -> Ro
     return max(inside, key=lambda routed: routed.point.iou) if inside else min(found, key=price)
 
 
+def frontier(found: Sequence[Routed]) -> list[Routed]:
+    """Those that no cheaper one is as good as, cheapest first."""
+    kept: list[Routed] = []
+    for routed in sorted(found, key=lambda routed: (routed.point.gflop, -routed.point.iou)):
+        if not kept or routed.point.iou > kept[-1].point.iou:
+            kept.append(routed)
+    return kept
+
+
 def measured(work: Routings, split: str) -> tuple[RoutingFigures, dict[str, Int64]]:
     """Everything about one table, and the actions of the methods of the table of results."""
     spec, table = work.spec, work.table
-    rows = {name: work.everywhere(net) for net, name in enumerate(spec.names)}
+    rows = {name: work.alone(net) for net, name in enumerate(spec.names)}
     actions: dict[str, Int64] = {}
     threshold = 0.0 if spec.curve is None else spec.curve.threshold(work.config.budget)
     actions[POLICY], rows[POLICY] = work.policy(threshold)
     actions[TRAINED], rows[TRAINED] = work.policy(0.0)
+    rows[f"{spec.names[-1]} {EVERY}"] = work.everywhere(len(spec.names) - 1)
     cascades, target = work.cascades(), rows[POLICY]
     every = [routed for found in cascades.values() for routed in found]
     actions[RANDOM], rows[RANDOM] = work.chance(actions[POLICY])
@@ -189,7 +212,7 @@ def evaluate_router(
     """
     indices = held_out_labelled(store)
     batches = [labelled(store, np.array([index]), runtime) for index in indices]
-    table = routing_table(router, batches, progress)
+    table = routing_table(router, batches, progress, in_one_piece=True)
     figures, actions = measured(Routings(table, spec, config, seed), store.splits[int(indices[0])])
     table.save(out / TABLE)
     save_arrays(out / ACTIONS, actions)

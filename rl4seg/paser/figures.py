@@ -22,14 +22,17 @@ POLICY, TRAINED, CASCADE, RANDOM, ORACLE = (
     "oracle",
 )
 BARE = f"{POLICY}, decisions given"
-PIECE = "whole image through"
+EVERY = "on every patch"  # behind the name of the largest net: what a policy comes to that spends everything
 
 
 def too_small(budget: float, least: float) -> ConfigError:
     """What is said of a budget that no routing keeps."""
+    remedy = f"give {math.ceil(1e3 * least) / 1e3:.3f} or more"
+    if least > 1:
+        remedy = "take nets of more different sizes, or a smaller routing.passes: there is nothing to save"
     return ConfigError(
         f"budget={budget:g}: the smallest net, its uncertainty and the policy cost {least:.3f} of the largest net "
-        f"already; give {math.ceil(1e3 * least) / 1e3:.3f} or more"
+        f"already; {remedy}"
     )
 
 
@@ -38,7 +41,7 @@ class Costs(Config):
 
     parameters: tuple[int, ...] = Field(description="Weights.")
     patch_macs: tuple[int, ...] = Field(description="Multiply-adds on one patch as it is cut.")
-    whole_macs: int = Field(description="Multiply-adds of the smallest net on a whole image.")
+    whole_macs: tuple[int, ...] = Field(description="Multiply-adds on a whole image in one piece.")
     policy_macs: int = Field(description="Multiply-adds of the policy on a whole image.")
     patch_ms: tuple[float, ...] | None = Field(
         default=None,
@@ -58,7 +61,7 @@ class Costs(Config):
 
     def overhead_gflop(self, passes: int, policy: bool = True) -> float:
         """GFLOP per image of dropout passes and policy."""
-        return 2e-9 * (passes * self.whole_macs + (self.policy_macs if policy else 0))
+        return 2e-9 * (passes * self.whole_macs[0] + (self.policy_macs if policy else 0))
 
     def gflop(self, counts: np.ndarray) -> Float64:
         """GFLOP of routed images without overhead: the smallest net on the whole, others on their patches.
@@ -66,7 +69,7 @@ class Costs(Config):
         Shape: number of patches by net (..., N) -> (...).
         """
         larger = np.asarray(counts, np.float64)[..., 1:] @ np.asarray(self.patch_macs[1:], np.float64)
-        total: Float64 = 2e-9 * (self.whole_macs + larger)
+        total: Float64 = 2e-9 * (self.whole_macs[0] + larger)
         return total
 
     def check_budget(self, routing: RoutingConfig, budget: float) -> None:
@@ -75,16 +78,20 @@ class Costs(Config):
         Raises:
             ConfigError: it is too small.
         """
-        patches = math.prod(routing.grid)
-        least = (2e-9 * self.whole_macs + self.overhead_gflop(routing.passes)) / self.alone_gflop(
-            len(self.parameters) - 1, patches
-        )
+        whole = [self.alone_gflop(net) for net in range(len(self.whole_macs))]
+        if max(whole) > whole[-1]:
+            amounts = ", ".join(f"{amount:.3g}" for amount in whole)
+            raise ConfigError(
+                f"nets: {amounts} GFLOP per image, wanted the last to cost the most; list them by cost, "
+                "the smallest first"
+            )
+        least = (whole[0] + self.overhead_gflop(routing.passes)) / whole[-1]
         if budget < least - 1e-9:
             raise too_small(budget, least)
 
-    def alone_gflop(self, net: int, patches: int) -> float:
-        """GFLOP of one net on a whole image: the smallest in one piece, another on all patches."""
-        return 2e-9 * (self.whole_macs if net == 0 else patches * self.patch_macs[net])
+    def alone_gflop(self, net: int) -> float:
+        """GFLOP of one net on a whole image in one piece."""
+        return 2e-9 * self.whole_macs[net]
 
 
 class Point(Config):
@@ -100,7 +107,7 @@ class Point(Config):
 class BudgetCurve(Config):
     """Threshold against cost and IoU on the calibration images, cheapest first.
 
-    A share is of the GFLOP of the largest net on all patches, dropout passes and policy included.
+    A share is of the GFLOP of the largest net on the whole image; dropout passes and policy are included.
     """
 
     thresholds: tuple[float, ...] = Field(
@@ -143,7 +150,9 @@ class RoutingFigures(Config):
     nets: tuple[str, ...] = Field(description="Names, the smallest first.")
     budget: float = Field(description="The budget asked for, a share of the largest net's GFLOP.")
     overhead_gflop: float = Field(description="Dropout passes and policy, per image.")
-    rows: dict[str, Point] = Field(description="One point of every method, those of routings at equal cost.")
+    rows: dict[str, Point] = Field(
+        description="One point of every method, those of routings at equal cost; nets alone see whole images."
+    )
     curves: dict[str, tuple[Point, ...]] = Field(
         description="Whole curves of policy, cascades, chance, oracle."
     )

@@ -22,8 +22,8 @@ from rl4seg.paser.evaluation import ACTIONS, TABLE, Routings, best_within
 from rl4seg.paser.figures import (
     BARE,
     CASCADE,
+    EVERY,
     ORACLE,
-    PIECE,
     POLICY,
     RANDOM,
     TRAINED,
@@ -86,7 +86,7 @@ def measure_latency(
     rivals = _spread([best_within(cascades, point.gflop) for _, point in own])
     nets, last = router.nets.names, len(router.nets) - 1
     works: dict[str, Work] = {name: _alone(router, net) for net, name in enumerate(nets)}
-    works[f"{PIECE} {nets[last]}"] = lambda image, _: _in_one_piece(router, last, image)
+    works[f"{nets[last]} {EVERY}"] = lambda image, _: router.alone(image, last)
     works |= {name: _thinking(router, actions[name]) for name in (POLICY, TRAINED)}
     works[CASCADE] = _cascading(router, best_within(cascades, figures.rows[POLICY].gflop).ran[timed])
     works |= {name: _given(router, actions[name]) for name in (RANDOM, ORACLE)}
@@ -117,11 +117,8 @@ def _evenly(count: int, most: int) -> Int64:
 
 
 def _alone(router: Router, net: int) -> Work:
-    return lambda image, _: router.alone(image, net)
-
-
-def _in_one_piece(router: Router, net: int, image: Tensor) -> Tensor:
-    return router.nets.models[net].network(image).log_softmax(1)  # type: ignore[no-any-return]
+    """One net on the whole image in one piece."""
+    return lambda image, _: router.nets.whole(image, net).log_softmax(1)
 
 
 def _thinking(router: Router, actions: Int64) -> Work:

@@ -37,7 +37,8 @@ from rl4seg.policies import new_model, spec_for
 from rl4seg.runtime import Runtime
 from rl4seg.training import last_means
 
-INIT, BEGIN = 82, 83  # branches of the seed tree
+VALIDATION = "validation images"
+INIT = 82  # branch of the seed tree
 
 
 def costs_of(
@@ -146,5 +147,7 @@ def calibrated(
     indices, basis = calibrated_on(store, stage_cases(store, shares, seed))
     table = routing_table(router, [labelled(store, np.array([index]), runtime) for index in indices])
     overhead = spec.costs.overhead_gflop(spec.routing.passes)
+    if shares.together and basis != VALIDATION:
+        basis = "training images, which the nets have learned from as well"
     curve = calibrate(table, spec.costs, spec.shares, overhead, basis)
     return spec.model_copy(update={"curve": curve, "threshold": curve.threshold(budget)})

@@ -30,9 +30,9 @@ class Nets:
         """Weights of each."""
         return tuple(sum(w.numel() for w in model.network.parameters()) for model in self.models)
 
-    def whole(self, images: Tensor) -> Tensor:
-        """The smallest net's logits for whole images. Shape: (B, C, *S) -> (B, K, *S)."""
-        logits: Tensor = self.models[0].network(images)
+    def whole(self, images: Tensor, net: int = 0) -> Tensor:
+        """A net's logits for whole images, by default the smallest's. Shape: (B, C, *S) -> (B, K, *S)."""
+        logits: Tensor = self.models[net].network(images)
         return logits.float()
 
     def logits(self, net: int, inputs: Tensor) -> Tensor:

@@ -115,6 +115,6 @@ def set_budget(model: Model, budget: float | None) -> None:
     network: nn.Module = model.network
     if not isinstance(network, RoutedNetwork):
         raise ConfigError(
-            "this model has one network and nothing to save; leave --budget out, or give a PaSeR run"
+            "this model spends the same on every image, or decides by itself; leave --budget out, or give a PaSeR run"
         )
     network.within(budget)

@@ -79,7 +79,7 @@ class Router:
 
     @torch.no_grad()
     def alone(self, images: Tensor, net: int) -> Tensor:
-        """Log-probabilities of one net everywhere: the smallest on whole images, another on all patches."""
+        """Log-probabilities of one net on every patch by itself; the smallest on whole images, as the policy has it."""
         if net == 0:
             return self.nets.whole(images).log_softmax(1)
         grid = self.grid(tuple(images.shape[2:]))

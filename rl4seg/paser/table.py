@@ -20,17 +20,21 @@ from rl4seg.paser.reward import confusion
 from rl4seg.paser.router import Router
 from rl4seg.paser.uncertainty import entropy
 
+SAVED = ("counts", "whole", "uncertain", "entropies", "logits")
+
 
 @dataclass(frozen=True)
 class RoutingTable:
     """I images, P patches, N nets, K classes.
 
-    ``counts`` (I, P, N, K, K): confusion of each net on each patch. ``uncertain`` (I, P): mean uncertainty of the
+    ``counts`` (I, P, N, K, K): confusion of each net on each patch. ``whole`` (I, N, K, K): of each net that sees the
+    image in one piece; (I, 0, K, K) where that was not asked for. ``uncertain`` (I, P): mean uncertainty of the
     smallest net. ``entropies`` (I, P, N): mean entropy of each net's plain answer. ``read`` (I, F, ...): what the
     policy reads. ``logits`` (I, P, N): what it says.
     """
 
     counts: Int64
+    whole: Int64
     uncertain: Float64
     entropies: Float64
     read: Float32
@@ -38,41 +42,47 @@ class RoutingTable:
 
     def save(self, path: Path) -> None:
         """Write without what the policy reads, which can be made again."""
-        np.savez(
-            path, counts=self.counts, uncertain=self.uncertain, entropies=self.entropies, logits=self.logits
-        )
+        np.savez(path, **{name: getattr(self, name) for name in SAVED})
 
     @classmethod
     def load(cls, path: Path) -> RoutingTable:
         """Read what `save` wrote; ``read`` is empty."""
         with np.load(path) as file:
-            parts = {name: file[name] for name in ("counts", "uncertain", "entropies", "logits")}
+            parts = {name: file[name] for name in SAVED}
         return cls(read=np.zeros((len(parts["counts"]), 0), np.float32), **parts)
 
 
 @torch.no_grad()
 def routing_table(
-    router: Router, batches: list[tuple[Tensor, Tensor]], progress: Progress = no_progress
+    router: Router,
+    batches: list[tuple[Tensor, Tensor]],
+    progress: Progress = no_progress,
+    in_one_piece: bool = False,
 ) -> RoutingTable:
-    """Run every net on every patch of labelled images, batch by batch: images (B, C, *S), truth (B, *S) int64."""
+    """Run every net on every patch of labelled images, batch by batch: images (B, C, *S), truth (B, *S) int64.
+
+    With ``in_one_piece`` also on whole images, which takes as long again.
+    """
     router.nets.eval()
     router.policy.eval()
     parts = []
     for done, (images, truth) in enumerate(batches):
-        parts.append(_part(router, images, truth))
+        parts.append(_part(router, images, truth, in_one_piece))
         progress(done + 1, len(batches))
     return RoutingTable(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def _part(router: Router, images: Tensor, truth: Tensor) -> tuple[np.ndarray, ...]:
+def _part(router: Router, images: Tensor, truth: Tensor, in_one_piece: bool) -> tuple[np.ndarray, ...]:
     grid = router.grid(tuple(images.shape[2:]))
     look = router.look(images)
     answers = [look.logits.softmax(1)]
     answers += [router.alone(images, net).exp() for net in range(1, len(router.nets))]
     counts = patch_counts([most_probable(answer) for answer in answers], truth, grid, look.logits.shape[1])
     entropies = np.stack([patch_means(entropy(answer), grid) for answer in answers], 2)
+    pieces = [router.nets.whole(images, net) for net in range(len(router.nets))] if in_one_piece else []
     return (
         counts,
+        whole_counts([most_probable(piece) for piece in pieces], truth, look.logits.shape[1]),
         patch_means(look.uncertain, grid),
         entropies,
         look.read.cpu().numpy(),
@@ -87,6 +97,14 @@ def patch_counts(answers: Sequence[Tensor], truth: Tensor, grid: PatchGrid, clas
         pairs = list(zip(answer, truth, strict=True))
         nets.append([[confusion(a[own], t[own], classes) for own in grid.own] for a, t in pairs])
     return np.stack([np.array(rows) for rows in nets], 2)
+
+
+def whole_counts(answers: Sequence[Tensor], truth: Tensor, classes: int) -> Int64:
+    """Confusion of every net's mask of whole images. Shape: N of (B, *S), (B, *S) -> (B, N, K, K)."""
+    rows = [
+        [confusion(answer[image], label, classes) for answer in answers] for image, label in enumerate(truth)
+    ]
+    return np.array(rows, np.int64)
 
 
 def patch_means(values: Tensor, grid: PatchGrid) -> Float64:

@@ -66,7 +66,9 @@ def test_a_run_from_the_images_to_the_report(tmp_path: Path, capsys: Any) -> Non
     check(settings)
     first, folder = run(settings, tmp_path)
     content = json.loads((folder.path / "paser.json").read_text())
-    methods = ["small", "large", "policy", "policy as trained", "random", "entropy cascade", "oracle"]
+    methods = [
+        "small", "large", "policy", "policy as trained", "large on every patch", "random", "entropy cascade", "oracle",
+    ]  # fmt: skip
     assert [row["method"] for row in content["rows"]] == methods
     rows = list(csv.DictReader((folder.path / "paser.csv").open()))
     assert [(row["seed"], row["method"]) for row in rows] == [(seed, m) for seed in "01" for m in methods]

@@ -15,14 +15,14 @@ from rl4seg.policies import ModelSpec, new_model
 CLASSES = ("matrix", "small", "large")
 
 
-def small_nets(dims: int = 2, count: int = 3, norm: str = "batch") -> Nets:
+def small_nets(dims: int = 2, count: int = 3, norm: str = "batch", name: str = "unet") -> Nets:
     """Untrained nets of different sizes; the first has dropout."""
     models = []
     for place in range(count):
         network = NetworkConfig.model_validate(
             {
-                "name": "unet",
-                "features": (4, 8 + 4 * place),
+                "name": name if place else "unet",
+                "features": (4, 8 + 4 * place) if name == "unet" or not place else (8, 8, 16, 16, 32, 8),
                 "fold": 1,
                 "norm": norm,
                 "dropout": 0.0 if place else 0.3,

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from reward_data.errors import ConfigError
+from rl4seg.configs.paser import RoutingConfig
 from rl4seg.paser.costs import macs, median_ms
 from rl4seg.paser.figures import Costs
 
 PUBLISHED = Costs(
-    parameters=(16_600, 1_080_000, 17_300_000), patch_macs=(10, 140, 2240), whole_macs=300, policy_macs=250,
-    patch_ms=(1.0, 3.0, 16.0),
+    parameters=(16_600, 1_080_000, 17_300_000), patch_macs=(10, 140, 2240), whole_macs=(300, 2200, 36_000),
+    policy_macs=250, patch_ms=(1.0, 3.0, 16.0),
 )  # fmt: skip
 
 
@@ -33,8 +35,24 @@ def test_gflop_of_routed_images() -> None:
     # 8 passes of 300 and the policy's 250
     assert PUBLISHED.overhead_gflop(8) == pytest.approx(2e-9 * 2650)
     assert PUBLISHED.overhead_gflop(8, policy=False) == pytest.approx(2e-9 * 2400)
-    assert PUBLISHED.alone_gflop(0, 16) == pytest.approx(2e-9 * 300)
-    assert PUBLISHED.alone_gflop(2, 16) == pytest.approx(2e-9 * 16 * 2240)
+    assert PUBLISHED.alone_gflop(0) == pytest.approx(2e-9 * 300)
+    assert PUBLISHED.alone_gflop(2) == pytest.approx(2e-9 * 36_000)
+
+
+def test_a_budget_that_cannot_be_kept_and_nets_out_of_order_are_refused() -> None:
+    routing = RoutingConfig(grid=(4, 4), passes=8)
+    least = (300 + 8 * 300 + 250) / 36_000  # .0819
+    PUBLISHED.check_budget(routing, 0.082)
+    with pytest.raises(
+        ConfigError, match=rf"budget=0\.081: .* cost {least:.3f} of the largest.*give 0\.082 or more"
+    ):
+        PUBLISHED.check_budget(routing, 0.081)
+    alike = PUBLISHED.model_copy(update={"whole_macs": (300, 350, 400)})
+    with pytest.raises(ConfigError, match="take nets of more different sizes"):
+        alike.check_budget(routing, 1.0)
+    reverse = PUBLISHED.model_copy(update={"whole_macs": (36_000, 2200, 300)})
+    with pytest.raises(ConfigError, match="list them by cost, the smallest first"):
+        reverse.check_budget(routing, 0.5)
 
 
 def test_multiply_adds_of_a_convolution() -> None:

@@ -9,11 +9,11 @@ from reward_data.errors import ConfigError
 from rl4seg.configs.paser import PaserEvaluationConfig, RoutingConfig
 from rl4seg.paser import curves
 from rl4seg.paser.budget import calibrate
-from rl4seg.paser.evaluation import Routings, best_within, measured
-from rl4seg.paser.figures import CASCADE, ORACLE, POLICY, RANDOM, Costs, RouterSpec
+from rl4seg.paser.evaluation import Routed, Routings, best_within, frontier, measured
+from rl4seg.paser.figures import CASCADE, ORACLE, POLICY, RANDOM, Costs, Point, RouterSpec
 from rl4seg.paser.table import RoutingTable
 
-COSTS = Costs(parameters=(10, 90), patch_macs=(10, 1000), whole_macs=40, policy_macs=5)
+COSTS = Costs(parameters=(10, 90), patch_macs=(10, 1000), whole_macs=(40, 4000), policy_macs=5)
 SHARES = (0.0, 0.9)
 
 
@@ -25,8 +25,11 @@ def table() -> RoutingTable:
     counts = np.array([[[small, right] for small in wrong]])
     logits = np.array([[[0.0, -2.0], [0.0, -0.5], [0.0, 0.5], [0.0, 2.0]]])
     entropies = np.zeros((1, 4, 2))
+    whole = np.array(
+        [[sum(wrong), 4 * right - np.array([[1, -1], [0, 0]])]]
+    )  # the large one in one piece: one pixel wrong
     return RoutingTable(
-        counts, np.array([[0.1, 0.2, 0.9, 0.8]]), entropies, np.zeros((1, 0), np.float32), logits
+        counts, whole, np.array([[0.1, 0.2, 0.9, 0.8]]), entropies, np.zeros((1, 0), np.float32), logits
     )
 
 
@@ -59,10 +62,31 @@ def test_a_cascade_through_all_pays_every_net_that_it_asks() -> None:
     base = table()
     counts = np.concatenate([base.counts, base.counts[:, :, 1:]], 2)
     entropies = np.array([[[0.1, 0, 0], [0.2, 0, 0], [0.9, 0.6, 0], [0.8, 0.1, 0]]])
-    three = RoutingTable(counts, base.uncertain, entropies, base.read, np.zeros((1, 4, 3)))
+    three = RoutingTable(counts, base.whole, base.uncertain, entropies, base.read, np.zeros((1, 4, 3)))
     actions, ran = curves.sequential_actions(three, 0.5)  # limit: median of .1 .2 .8 .9 = .5
     assert actions.tolist() == [[0, 0, 2, 1]]
     assert ran.sum((0, 1)).tolist() == [0, 2, 1]
+
+
+def test_bands_give_the_surest_to_the_smallest() -> None:
+    order = np.array([[0.1, 0.9], [0.8, 0.2]])
+    assert curves.band_actions(order, (0.5, 0.25, 0.25)).tolist() == [[0, 2], [1, 0]]
+    assert curves.band_actions(order, (0.0, 0.0, 1.0)).tolist() == [[2, 2], [2, 2]]
+    ways = curves.band_shares(3, 10)  # three steps: 10 ways
+    assert sorted((3 * ways).round().astype(int).tolist()) == sorted(
+        [[a, b, 3 - a - b] for a in range(4) for b in range(4 - a)]
+    )
+    assert len(curves.band_shares(2, 300)) == 300
+    assert len(curves.band_shares(6, 5)) == 6  # at least everything to one
+
+
+def test_a_frontier_has_no_point_that_a_cheaper_one_beats() -> None:
+    def routed(gflop: float, iou: float) -> Routed:
+        point = Point(setting=0, iou=iou, gflop=gflop, bare_gflop=gflop, patches=(1.0,))
+        return Routed(np.zeros((1, 1), np.int64), np.zeros((1, 1, 1), np.bool_), point)
+
+    found = frontier([routed(3, 0.7), routed(1, 0.5), routed(2, 0.8), routed(1, 0.4), routed(4, 0.9)])
+    assert [(r.point.gflop, r.point.iou) for r in found] == [(1, 0.5), (2, 0.8), (4, 0.9)]
 
 
 def test_chance_keeps_the_numbers_and_the_oracle_knows_the_truth() -> None:
@@ -105,7 +129,11 @@ def test_methods_are_compared_at_equal_cost() -> None:
     # chance: the mean of one patch of four
     each = [curves.score(table(), np.eye(4, dtype=np.int64)[i][None]) for i in range(4)]
     assert figures.rows[RANDOM].iou == pytest.approx(np.mean(each), abs=0.02)
-    assert figures.rows["large"].iou == 1
+    assert figures.rows["large on every patch"].iou == 1
+    assert figures.rows["large on every patch"].gflop == pytest.approx(2e-9 * 4040)
+    # in one piece, one pixel of class 0 wrong: 7/8 and 8/9
+    assert figures.rows["large"].iou == pytest.approx((7 / 8 + 8 / 9) / 2)
+    assert figures.rows["large"].gflop == pytest.approx(2e-9 * 4000)
     assert min(value for _, value in figures.over_cascade) >= 0
     cheap = best_within(work.cascades()[f"{CASCADE} to large"], 0.0)
     assert cheap.actions.sum() == 0
