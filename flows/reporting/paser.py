@@ -211,7 +211,7 @@ def write(content: PaserContent, folders: Sequence[SeedFolder], out: Path) -> No
     (out / PAGE).write_text(page, encoding="utf-8")
 
 
-NET_COLOURS = ("#56b4e9", "#e69f00", "#d55e00", "#7c3aed", "#009e73")
+NET_COLOURS = ("#56b4e9", "#e69f00", "#d55e00", "#7c3aed", "#009e73", "#cc79a7", "#8c564b", "#4b5563")
 
 
 def net_colour(place: int) -> str:

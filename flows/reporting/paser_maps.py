@@ -40,16 +40,8 @@ def routing_maps(evaluation: Path, nets: Sequence[str]) -> tuple[MapRow, ...]:
         found = {name: file[name] for name in file.files}
     if found["truth"].ndim != 3:
         return ()
-    grid = _grid(evaluation, found["actions"].shape[1])
+    grid = tuple(int(count) for count in found["grid"])
     return tuple(_row(found, place, nets, grid) for place in range(len(found["ids"])))
-
-
-def _grid(evaluation: Path, patches: int) -> tuple[int, ...]:
-    """Patches per axis."""
-    with np.load(evaluation / "examples.npz") as file:
-        grid = tuple(int(count) for count in file["grid"])
-    assert int(np.prod(grid)) == patches
-    return grid
 
 
 def _row(found: dict[str, np.ndarray], place: int, nets: Sequence[str], grid: tuple[int, ...]) -> MapRow:
