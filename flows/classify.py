@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from flows.classify_learned import learned_from
 from flows.classify_results import Record, Results, check_output, write_results
 from flows.config_loader import read_unchecked
 from flows.console import console
@@ -93,7 +94,7 @@ def classify(request: ClassifyRequest) -> int:
         spec=predictor.model.spec,
         records=records,
         seconds=time.monotonic() - began,
-        learned_from=_learned_from(folder, request.source),
+        learned_from=learned_from(folder, request.source, rows),
         runtime=request.runtime.model_dump() | {"device": str(runtime.device), "bfloat16": runtime.bfloat16},
         versions=versions(),
     )
@@ -133,15 +134,6 @@ def _what_it_is(folder: Path) -> str:
     if (folder / PACKAGE).is_file():
         return "is a model that segments: rl4seg predict is for it"
     return "no PatchDrop model here"
-
-
-def _learned_from(folder: Path, source: Path) -> bool:
-    """Whether the images are those that the run of a model has read for training, or lie among them."""
-    config = folder.parent / CONFIG
-    images = read_unchecked(str(config), []).get("images") if config.is_file() else None
-    train = images.get("train") if isinstance(images, dict) else None
-    places = (source.resolve(), *source.resolve().parents)
-    return train is not None and Path(train).resolve() in places
 
 
 # --- the answers -----------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Results:
-    """All that was answered, and with what. ``learned_from``: the model has learned from images of the same source."""
+    """All that was answered, and with what. ``learned_from``: the model has learned from some of the images."""
 
     model: Path
     digest: str

@@ -39,11 +39,10 @@ from flows.run_environment import run_environment
 from flows.stages import current_environment
 from flows.tasks import UserFile
 from reward_data.labelled_images import input_files
-from rl4seg.configs.patchdrop import Chooser
+from rl4seg.configs.patchdrop import MODEL_FOLDER, Chooser
 
 LOW, HIGH, BOTH = "LR alone", "HR alone", "HR + LR, all patches"
 PT, FT1, FT2 = "Pt", "Ft-1", "Ft-2"
-MODEL_FOLDER = "model"
 
 
 def image_set(config: PatchDropConfig) -> ImageSet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from flows.config_base import SeedsRunConfig, listed, located
 from reward_data.errors import ConfigError
@@ -62,8 +62,8 @@ class PatchDropConfig(SeedsRunConfig):
 
     pipeline: str = Field(default="patchdrop", description="Which pipeline the config is for.")
     images: LabelledImagesConfig = Field(description="Images with one label each.")
-    grid: tuple[int, ...] = Field(default=(4, 4), min_length=1, description="Patches per axis.")
-    low_size: tuple[int, ...] = Field(
+    grid: tuple[PositiveInt, ...] = Field(default=(4, 4), min_length=1, description="Patches per axis.")
+    low_size: tuple[PositiveInt, ...] = Field(
         default=(8, 8), min_length=1, description="Pixels of the low-resolution image."
     )
     networks: NetworksConfig = Field(default=NetworksConfig(), description="The networks.")

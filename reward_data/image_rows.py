@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from PIL import Image
 from reward_data import pictures
 from reward_data.errors import DataError
 from reward_data.native import PICTURE_ENDINGS, decoding, ending
+from reward_data.npz_labels import label_words
 from reward_data.types import UInt8
 
 TRAIN, TEST = "train", "test"
@@ -146,7 +147,7 @@ def _tree_rows(root: Path) -> list[ImageRow]:
         for class_folder in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
             files = sorted(p for p in class_folder.iterdir() if ending(p) in PICTURE_ENDINGS)
             rows += [
-                ImageRow(str(file), class_folder.name, SPLIT_NAMES.get(name), _decoder(file))
+                ImageRow(str(file), class_folder.name, SPLIT_NAMES.get(name), _decoder(file), file)
                 for file in files
             ]
     return rows
@@ -182,23 +183,12 @@ def _npz_rows(path: Path, labelled: bool = True) -> list[ImageRow]:
         wanted = "label and images, or label, jpeg_blob" if labelled else "images, or jpeg_blob"
         raise DataError(f"{path}: has the arrays {sorted(arrays)}, wanted {wanted} and offset")
     decoders = _arrays(path, arrays["images"]) if "images" in arrays else _encoded(path, arrays)
-    if label is not None and len(label) != len(decoders):
-        raise DataError(f"{path}: {len(label)} labels for {len(decoders)} images; wanted one each")
-    names = [str(name) for name in arrays.get("classes", [])]
-    values = [] if label is None else label.tolist()
-    words = [_class_word(path, i, value, names) for i, value in enumerate(values)] or [""] * len(decoders)
+    names, count = [str(name) for name in arrays.get("classes", [])], len(decoders)
+    words = [""] * count if label is None else label_words(path, label, count, names, labelled)
     return [
         ImageRow(f"{path} image {i}", word, None, decode, name=f"image {i}")
         for i, (word, decode) in enumerate(zip(words, decoders))
     ]
-
-
-def _class_word(path: Path, row: int, value: Any, names: Sequence[str]) -> str:
-    if not names:
-        return str(value)
-    if not isinstance(value, int) or not 0 <= value < len(names):
-        raise DataError(f"{path} image {row}: label {value!r}, but classes names 0..{len(names) - 1}")
-    return names[value]
 
 
 def _arrays(path: Path, images: npt.NDArray[Any]) -> list[Callable[[], UInt8]]:
@@ -233,7 +223,10 @@ def _decoder(file: Path) -> Callable[[], UInt8]:
 
 
 def _decoded(file: Path, where: str) -> UInt8:
-    """A picture file as (C, H, W) uint8; a message that does not begin with the row's name gets it."""
+    """A picture file as (C, H, W) uint8; a message that does not begin with the row's name gets it.
+
+    Grey of more than 8 bits is divided by the picture's own largest value: pictures do not compare in brightness.
+    """
     try:
         values = pictures.read(file).values
     except DataError as error:

@@ -6,27 +6,35 @@ names the row: the line of a CSV file, the file of a folder, the place in an NPZ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from reward_data.errors import DataError
 from reward_data.image_rows import TEST, TRAIN, ImageRow, read_rows
 from reward_data.planted_images import CLASSES, PlantedConfig, planted_images
 from reward_data.types import Config, UInt8
 
+WHOLE = re.compile(r"[+-]?\d+(\.0*)?")  # a whole number, in whatever way it is written
+
 
 class LabelledImagesConfig(Config):
-    """Where the labelled images come from."""
+    """Where the labelled images come from.
+
+    Networks see 8 bits per channel. A grey picture of more bits is divided by its own largest value, each by itself, so
+    that brightness cannot be compared between such pictures: where it matters, convert all to 8 bits in one way.
+    """
 
     train: str | None = Field(
         default=None,
         description="A CSV of label,path (paths relative to it), a folder with one folder per class (or with train/ "
-        "and test/ of such), or an NPZ with images and label (or jpeg_blob, offset and label).",
+        "and test/ of such), or an NPZ with images and label (or jpeg_blob, offset and label). Grey pictures of more "
+        "than 8 bits are each divided by their own largest value: convert them to 8 bits if brightness matters.",
     )
     test: str | None = Field(
         default=None,
@@ -36,7 +44,7 @@ class LabelledImagesConfig(Config):
         default=None, description="Images with a planted label instead of files."
     )
     size: tuple[int, ...] | None = Field(
-        default=None, description="Resize to rows, columns; null: all have one size."
+        default=None, description="Resize to rows, columns (pixels); null: all have one size."
     )
     test_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="Share of every class that is held out where no test is given."
@@ -45,6 +53,13 @@ class LabelledImagesConfig(Config):
         default=None, ge=1, description="Use at most this many of each split, spread evenly; null: all."
     )
     split_seed: int = Field(default=0, ge=0, description="Seed of the draw of the held-out images.")
+
+    @field_validator("size")
+    @classmethod
+    def _is_of_a_picture(cls, size: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError("two numbers of pixels, rows and columns, each at least 1")
+        return size
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,8 @@ def list_images(config: LabelledImagesConfig) -> ImageListing:
     """The checked listing.
 
     Raises:
-        DataError: nothing there, a row that cannot be used, labels with gaps, a split without images.
+        DataError: nothing there, a row that cannot be used, labels with gaps, a file that is there twice or in both
+            splits, a split without images, a class without training images.
     """
     if config.planted is not None and config.train is None:
         return _planted(config.planted, config)
@@ -89,13 +105,19 @@ def list_images(config: LabelledImagesConfig) -> ImageListing:
     rows = read_rows(Path(config.train))
     names, values = _classes(rows, config.train)
     if config.test is not None:
+        _check_apart(config.train, config.test)
         held_out = [replace(row, split=TEST) for row in read_rows(Path(config.test))]
         rows = [replace(row, split=TRAIN) for row in rows] + held_out
         values = values | _only_known(held_out, values, config.train)
+    _check_different(rows)
     labels = [values[row.label] for row in rows]
     rows = _split(rows, labels, config)
     _check_splits(rows, str(config.train))
-    return _limited(ImageListing(tuple(rows), tuple(labels), names), config.max_images)
+    listing = ImageListing(tuple(rows), tuple(labels), names)
+    _check_learned(listing, config.train, "all are held out: leave some, or take the class out")
+    listing = _limited(listing, config.max_images)
+    _check_learned(listing, config.train, f"images.max_images={config.max_images} leaves none: give more")
+    return listing
 
 
 def input_files(path: str) -> list[Path] | None:
@@ -139,10 +161,13 @@ def _classes(rows: Sequence[ImageRow], where: str) -> tuple[tuple[str, ...], dic
     """Names in the order of their values, and the value of each label: whole numbers as they are, words sorted.
 
     Raises:
-        DataError: numbers that leave one out, or a single class.
+        DataError: numbers that leave one out, are below 0 or written as 2.0, or a single class.
     """
     found = {row.label: row for row in reversed(rows)}
-    if all(label.isdigit() for label in found):
+    odd = [label for label in found if not label.isdecimal()]
+    if odd and all(WHOLE.fullmatch(label) for label in found):
+        raise DataError(f"{found[odd[-1]].where}: label {odd[-1]}; number the classes 0..K-1, or give names")
+    if not odd:
         ordered = sorted(found, key=int)
         gap = next((i for i, label in enumerate(ordered) if int(label) != i), None)
         if gap is not None:
@@ -167,6 +192,25 @@ def _only_known(rows: Sequence[ImageRow], known: dict[str, int], where: str) -> 
     return known
 
 
+def _check_apart(train: str, test: str) -> None:
+    if Path(train).resolve() == Path(test).resolve():
+        raise DataError(
+            f"images.test={test}: is images.train, too, so that all are training images; give others, or leave "
+            "images.test out"
+        )
+
+
+def _check_different(rows: Sequence[ImageRow]) -> None:
+    """Refuse a file that is named twice: it could be both learned from and held out."""
+    first: dict[Path, ImageRow] = {}
+    for row in (row for row in rows if row.file is not None):
+        before = first.setdefault(row.file.resolve(), row)  # type: ignore[union-attr]
+        if before is not row:
+            apart = before.split == TRAIN and row.split == TEST
+            words = "is a training image, too" if apart else "is there already"
+            raise DataError(f"{row.where}: {row.file} {words} ({before.where}): take it out of one")
+
+
 def _split(rows: list[ImageRow], labels: Sequence[int], config: LabelledImagesConfig) -> list[ImageRow]:
     """Rows with a split each: their own, else a share of every class is held out."""
     if any(row.split for row in rows):
@@ -182,6 +226,14 @@ def _check_splits(rows: Sequence[ImageRow], where: str) -> None:
     for split, remedy in ((TRAIN, "add some"), (TEST, "give images.test, or a larger images.test_fraction")):
         if not any(row.split == split for row in rows):
             raise DataError(f"{where}: no image of the {split} split; {remedy}")
+
+
+def _check_learned(listing: ImageListing, where: str, remedy: str) -> None:
+    """Refuse a class that nothing can be learned about."""
+    learned = {label for row, label in zip(listing.rows, listing.labels) if row.split == TRAIN}
+    for value, name in enumerate(listing.class_names):
+        if value not in learned:
+            raise DataError(f"{where}: no training image of the class {name!r}; {remedy}")
 
 
 def _limited(listing: ImageListing, most: int | None) -> ImageListing:

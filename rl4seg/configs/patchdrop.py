@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from reward_data.types import Config
 from rl4seg.configs.reward_tuning import Baseline
@@ -13,6 +13,9 @@ Family = Literal["small", "r32", "r18", "r34", "r50"]
 Chooser = Literal["policy", "all", "none", "random", "centre", "frequent"]
 """Which patches are kept: as the policy says, all, none; or as many as the policy keeps: at random, those nearest to
 the centre, those that the policy keeps most often."""
+
+MODEL_FOLDER = "model"
+"""Where a run keeps the model that it hands out."""
 
 
 class ResNetConfig(Config):
@@ -94,7 +97,7 @@ class KeepTrainingConfig(Config):
     )
     batch_size: int = Field(default=256, ge=1, description="Images per step.")
     samples: int = Field(default=1, ge=1, description="M: keep maps sampled per image.")
-    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Adam, constant, policy.")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="AdamW, constant, policy.")
     classifier_rate: float = Field(default=1e-3, ge=0, le=1, description="The same, classifier (Ft-1, Ft-2).")
     weight_decay: float = Field(default=0.0, ge=0, description="AdamW weight decay.")
     grad_norm: float = Field(default=1.0, gt=0, description="Largest gradient norm.")
@@ -134,18 +137,22 @@ class LatencyConfig(Config):
     """How the time per image is measured."""
 
     images: int = Field(default=256, ge=1, description="Held-out images that are timed.")
-    batch_sizes: tuple[int, ...] = Field(default=(1, 64), min_length=1, description="Images per call.")
+    batch_sizes: tuple[PositiveInt, ...] = Field(
+        default=(1, 64), min_length=1, description="Images per call."
+    )
     repeats: int = Field(default=3, ge=1, description="Rounds, the arms in turn; the median counts.")
 
 
 class DropWindowsConfig(Config):
     """Which windows of a large image are seen at full resolution."""
 
-    grid: tuple[int, ...] = Field(default=(8, 8), min_length=1, description="Cells (windows) per axis.")
+    grid: tuple[PositiveInt, ...] = Field(
+        default=(8, 8), min_length=1, description="Cells (windows) per axis."
+    )
     margin: int = Field(
         default=16, ge=0, description="Pixels around a cell that the fine network sees as well."
     )
-    coarse_shape: tuple[int, ...] = Field(
+    coarse_shape: tuple[PositiveInt, ...] = Field(
         default=(128, 128), min_length=1, description="Pixels of the low-resolution image."
     )
     policy_share: float = Field(

@@ -227,11 +227,12 @@ def train_rival(
     def step(index: int) -> dict[str, float]:
         images, labels, _ = source.read(index)
         rng = np.random.default_rng([seed, BLIND, index])
-        keep = blind_keep(chooser, rng.choice(counts, len(images)), order, rng).to(runtime.device)
-        batch = ImageBatch(model, images, model.lowered(images), labels, runtime, True)
-        loss = learned_loss(batch, keep)
+        drawn = (rng.choice(counts, len(images)) for _ in range(config.samples))  # as many as a policy's
+        keep = torch.stack([blind_keep(chooser, own, order, rng) for own in drawn], 1).to(runtime.device)
+        loss = ImageBatch(model, images, model.lowered(images), labels, runtime, True).loss(keep)
+        assert loss is not None
         descend(optimiser, loss, list(high.parameters()), config.grad_norm)
-        return {"cross_entropy": loss.item(), "patches": keep.float().sum(1).mean().item()}
+        return {"cross_entropy": loss.item(), "patches": keep.float().sum(-1).mean().item()}
 
     history = run_steps(
         step, total, {"network": high, "optimiser": optimiser}, checkpoint, progress,

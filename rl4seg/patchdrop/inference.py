@@ -15,10 +15,9 @@ from reward_data.errors import ArtifactError, DataError
 from reward_data.image_store import unit
 from reward_data.labelled_images import resized, shape_words
 from reward_data.types import Bool, UInt8
+from rl4seg.configs.patchdrop import MODEL_FOLDER
 from rl4seg.patchdrop.models import PARTS, SPEC, DropModel, load_drop_model
 from rl4seg.runtime import Runtime
-
-MODEL_FOLDER = "model"  # where a run keeps what it hands out
 
 
 class Answer(NamedTuple):

@@ -167,6 +167,61 @@ def test_that_the_run_has_learned_from_the_images_is_told(
     assert "the run has learned from images of this source" in capsys.readouterr().out
 
 
+def learned(tmp_path: Path, run_folder: Path, source: Path) -> bool:
+    """What the summary says about a source, answered into a new folder."""
+    out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
+    run(run_folder, source, out)
+    found: bool = summary(out)["learned_from"]
+    return found
+
+
+def test_held_out_images_are_not_said_to_be_learned_from(tmp_path: Path) -> None:
+    for number, (split, name) in enumerate((s, c) for s in ("train", "test") for c in ("cat", "dog")):
+        picture(tmp_path / f"tree/{split}/{name}/{number}.png", number)
+    tree = tmp_path / "tree"
+    trained = write_run(tmp_path / "run", train=str(tree))
+    assert not learned(tmp_path, trained, tree / "test")
+    for source in (tree, tree / "train", tree / "train/cat/0.png", tmp_path / "tree/test/.."):
+        assert learned(tmp_path, trained, source), source
+    (tmp_path / "some.csv").write_text("path\ntree/test/cat/2.png\ntree/train/dog/1.png\n")
+    assert learned(tmp_path, trained, tmp_path / "some.csv")
+    apart = write_run(tmp_path / "apart", train=str(tree / "train"), test=str(tree / "test"))
+    assert not learned(tmp_path, apart, tree / "test")
+    assert learned(tmp_path, apart, tree)
+    (tree / "train/zebra").mkdir()  # no listing of the run any more: nothing is claimed about parts of it
+    picture(tree / "test/zebra/9.png")
+    assert not learned(tmp_path, trained, tree / "train")
+    assert learned(tmp_path, trained, tree)
+
+
+def test_an_npz_that_was_learned_from(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 16, 16, 3), np.uint8))
+    for train, wanted in (("x", True), ("y", False)):
+        assert (
+            learned(
+                tmp_path,
+                write_run(tmp_path / train, train=str(tmp_path / f"{train}.npz")),
+                tmp_path / "x.npz",
+            )
+            is wanted
+        )
+
+
+def test_relative_training_images_are_found_from_another_folder(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = write_run(tmp_path / "runs/run", train="images")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for output, wanted in (("runs", True), (str(tmp_path / "runs"), False), ("others", False)):
+        config = {"pipeline": "patchdrop", "output": output, "images": {"train": "images"}}
+        (trained / "config.yaml").write_text(json.dumps(config))
+        assert learned(tmp_path, trained, pictures / "cat") is wanted, output
+    monkeypatch.chdir(tmp_path)  # started here, which is known again
+    assert learned(tmp_path, trained, pictures / "cat")
+    assert not learned(tmp_path, trained, pictures / "6.png")  # in no folder of a class
+
+
 def test_the_output_is_new_or_of_the_same_before(model: Path, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(model, pictures, out)

@@ -133,6 +133,10 @@ def test_the_stages_of_a_run_are_known_beforehand(tmp_path: Path) -> None:
         ({"seeds": [1, 1]}, "different seeds"),
         ({"pretraining": {"baseline": "leave_one_out"}}, "samples=2 or more"),
         ({"pretraining": {"alpha": 0.5}}, "greater than 0.5"),
+        ({"grid": [0, 4]}, r"grid.0\n  Input should be greater than 0"),
+        ({"low_size": [0, 4]}, r"low_size.0\n  Input should be greater than 0"),
+        ({"images": {"train": "x.csv", "size": [48]}}, "two numbers of pixels, rows and columns"),
+        ({"latency": {"batch_sizes": [0]}}, r"batch_sizes.0\n  Input should be greater than 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -159,6 +163,20 @@ def test_a_bad_row_is_named_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("0,a.png\n1,missing.png\n")
     with pytest.raises(DataError, match=r"rows\.csv line 2: no such file"):
         patchdrop_config.check(config(images={"train": str(tmp_path / "rows.csv")}))
+
+
+def test_training_images_that_are_held_out_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.fromarray(np.full((16, 16), 20 * number, np.uint8)).save(tmp_path / f"p{number}.png")
+    (tmp_path / "rows.csv").write_text("".join(f"{n % 2},p{n}.png\n" for n in range(6)))
+    (tmp_path / "test.csv").write_text("0,p2.png\n")
+    for test, message in (
+        ("rows", "is images.train, too"),
+        ("test", r"test.csv line 1: .*is a training image, too"),
+    ):
+        images = {"train": str(tmp_path / "rows.csv"), "test": str(tmp_path / f"{test}.csv")}
+        with pytest.raises(DataError, match=message):
+            patchdrop_config.check(config(images=images))
 
 
 def test_files_are_found_from_elsewhere_and_their_content_counts(
@@ -290,6 +308,12 @@ def test_a_run_of_the_segmentation_twin(striped: Path, tmp_path: Path, capsys: A
 def test_windows_that_cannot_work_are_refused(striped: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         patchdrop_windows_config.check(windows_config(striped, **changes))
+
+
+@pytest.mark.parametrize("field", ["grid", "coarse_shape"])
+def test_windows_of_no_pixels_are_refused(tmp_path: Path, field: str) -> None:
+    with pytest.raises(ValueError, match=rf"windows.{field}.0\n  Input should be greater than 0"):
+        windows_config(tmp_path, windows={field: [0, 3]})
 
 
 def test_a_dataset_without_images_for_the_policy_is_refused(striped: Path) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from reward_data.errors import DataError
 from reward_data.image_rows import read_new_rows, read_rows
+from reward_data.labelled_images import LabelledImagesConfig
 
 
 def picture(path: Path, value: int = 7) -> Path:
@@ -87,6 +90,51 @@ def test_an_npz_may_have_labels(tmp_path: Path) -> None:
         DataError, match=r"has the arrays \['label'\], wanted images, or jpeg_blob and offset"
     ):
         read_new_rows(file)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (np.eye(2), r"x.npz: labels of shape \(2, 2\), wanted one whole number or name per image"),
+        (np.array(1), r"labels of shape \(\)"),
+        (np.array([0, 1, 1]), "3 labels for 2 images"),
+        (np.array([0, -1]), "x.npz image 1: label -1; number the classes 0..K-1"),
+        (np.array([0.0, 0.5]), "x.npz image 1: label 0.5, wanted a whole number"),
+        (np.array([np.nan, 1]), "x.npz image 0: label nan, wanted a whole number"),
+        (np.array(["cat", " "]), "x.npz image 1: no label given"),
+        (np.array([0, 1j]), "labels of type complex128, wanted whole numbers or names"),
+    ],
+)
+def test_labels_of_an_npz_that_cannot_be_used(tmp_path: Path, label: npt.NDArray[Any], message: str) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 4, 6), np.uint8), label=label)
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / "x.npz")
+
+
+def test_labels_of_an_npz_are_whole_numbers_or_names(tmp_path: Path) -> None:
+    file, images = tmp_path / "x.npz", np.zeros((2, 4, 6), np.uint8)
+    for label, words in (
+        (np.array([0.0, 2.0], np.float32), ["0", "2"]),
+        (np.array([False, True]), ["0", "1"]),
+        (np.array([b"cat", b"dog"]), ["cat", "dog"]),
+        (np.array(["cat", "dog"]), ["cat", "dog"]),
+    ):
+        np.savez(file, images=images, label=label)
+        assert [row.label for row in read_rows(file)] == words
+    np.savez(file, images=images, label=np.array([1.0, 0.0]), classes=np.array(["cat", "dog"]))
+    assert [row.label for row in read_rows(file)] == ["dog", "cat"]
+    np.savez(file, images=images, label=np.array([-1, 1]))  # of new images: no label known
+    assert [row.label for row in read_new_rows(file)] == ["-1", "1"]
+
+
+def test_grey_of_16_bits_is_divided_by_its_own_largest_value(tmp_path: Path) -> None:
+    for largest in (1000, 60000):
+        Image.fromarray(np.array([[0, largest // 2, largest]], np.uint16)).save(tmp_path / "a.png")
+        (row,) = read_new_rows(tmp_path / "a.png")
+        assert row.decode().tolist() == [[[0, 128, 255]]]  # 127.5 to the even one
+    said = LabelledImagesConfig.model_fields["train"].description
+    assert said is not None
+    assert "more than 8 bits are each divided by their own largest value" in said
 
 
 def test_what_holds_no_images(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from reward_data.errors import ArtifactError, DataError
 from reward_data.image_store import ImageStore, import_images
@@ -148,6 +149,86 @@ def test_what_else_cannot_be_used(folder: Path) -> None:
             list_images(LabelledImagesConfig.model_validate(settings))
     with pytest.raises(ArtifactError, match="no readable image store"):
         ImageStore(folder)
+
+
+def test_a_training_image_is_never_held_out(folder: Path) -> None:
+    rows = [f"{number % 2},p{number}.png" for number in range(4)]
+    train = listing(folder, rows)
+    twice = listing(folder, [*rows, f"1,../{folder.name}/p1.png"], "twice.csv")
+    shared = listing(folder, ["0,p4.png", "1,p3.png"], "shared.csv")
+    both = listing(
+        folder,
+        ["path,label,split", *(f"p{n % 4}.png,{n % 2},{w}" for n, w in enumerate(["train"] * 4 + ["test"]))],
+        "both.csv",
+    )
+    for number in range(4):
+        (folder / f"tree/train/{number % 2}").mkdir(parents=True, exist_ok=True)
+        picture(number).save(folder / f"tree/train/{number % 2}/{number}.png")
+    arrays = {"images": np.zeros((4, 8, 8), np.uint8), "label": np.array([0, 1, 0, 1])}
+    np.savez(folder / "x.npz", **arrays)
+    npz = str(folder / "x.npz")
+    for settings, message in (
+        ({"train": train, "test": train}, r"images.test=.*images.csv: is images.train, too"),
+        ({"train": npz, "test": str(folder / "tree/../x.npz")}, r"x.npz: is images.train, too"),
+        ({"train": twice}, r"twice.csv line 5: .*p1.png is there already \(.*twice.csv line 2\)"),
+        (
+            {"train": train, "test": shared},
+            r"shared.csv line 2: .*p3.png is a training image, too \(.*line 4\)",
+        ),
+        ({"train": both}, r"both.csv line 6: .*p0.png is a training image, too \(.*line 2\)"),
+        (
+            {"train": str(folder / "tree/train"), "test": str(folder / "tree")},
+            r"0/0.png is a training image, too",
+        ),
+    ):
+        with pytest.raises(DataError, match=message):
+            list_images(LabelledImagesConfig.model_validate(settings))
+
+
+def test_every_class_has_training_images(folder: Path) -> None:
+    rows = ["path,label,split"] + [f"p{n}.png,{n // 2},{'test' if n > 5 else 'train'}" for n in range(8)]
+    train = listing(folder, rows)
+    with pytest.raises(DataError, match=r"images.csv: no training image of the class '3'; all are held out"):
+        list_images(LabelledImagesConfig(train=train))
+    single = listing(folder, [f"{int(n > 6)},p{n}.png" for n in range(8)], "single.csv")
+    assert len(list_images(LabelledImagesConfig(train=single)).rows) == 8
+    with pytest.raises(DataError, match="no training image of the class '1'"):  # round(.6 * 1) is held out
+        list_images(LabelledImagesConfig(train=single, test_fraction=0.6))
+    middle = listing(
+        folder,
+        [
+            rows[0],
+            *(f"p{n}.png,{'abca'[n]},{'test' if n == 4 else 'train'}" for n in range(4)),
+            "p4.png,a,test",
+        ],
+        "middle.csv",
+    )
+    with pytest.raises(DataError, match=r"class 'b'; images.max_images=2 leaves none"):
+        list_images(LabelledImagesConfig(train=middle, max_images=2))
+
+
+def test_numbers_are_0_1_2_or_names(folder: Path) -> None:
+    for first, second, good in (
+        ("-1", "0", False),
+        ("1.0", "2.0", False),
+        ("0", "1.0", False),
+        ("0.5", "1.0", True),  # two doses, say: names
+        ("-1", "benign", True),
+    ):
+        train = listing(folder, [f"{(first, second)[n % 2]},p{n}.png" for n in range(8)])
+        if good:
+            assert list_images(LabelledImagesConfig(train=train)).class_names == (first, second)
+        else:
+            with pytest.raises(DataError, match=r"images.csv line [12]: label .*number the classes 0..K-1"):
+                list_images(LabelledImagesConfig(train=train))
+
+
+@pytest.mark.parametrize("size", [(48,), (0, 48), (8, 8, 8), (8, -1)])
+def test_a_size_is_rows_and_columns(size: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValidationError, match=r"1 validation error(.|\n)*two numbers of pixels, rows and columns"
+    ):
+        LabelledImagesConfig(size=size)
 
 
 def test_the_files_of_a_csv_are_inputs_of_the_run(folder: Path) -> None:

@@ -19,11 +19,23 @@ from rl4seg.configs.patchdrop import (
     ResNetConfig,
 )
 from rl4seg.configs.runtime import RuntimeConfig
-from rl4seg.patchdrop.classification import ImageBatch, moved, train_classifier, train_policy, train_rival
+from rl4seg.patchdrop import classification
+from rl4seg.patchdrop.choosers import blind_keep
+from rl4seg.patchdrop.classification import (
+    BLIND,
+    ImageBatch,
+    TrainingImages,
+    learned_loss,
+    moved,
+    train_classifier,
+    train_policy,
+    train_rival,
+)
 from rl4seg.patchdrop.evaluation import ArmEvaluator, chosen_keep, evaluate_arm, policy_keep
 from rl4seg.patchdrop.grid import from_centre
 from rl4seg.patchdrop.models import DropModel, load_drop_model, save_drop_model, spec_of
 from rl4seg.runtime import Runtime, start
+from rl4seg.training import descend
 
 PLANTED = PlantedConfig(images=240, size=(16, 16), grid=(4, 4), test_fraction=0.25, seed=1)
 HIGH = ResNetConfig(widths=(8, 16, 16), patch_stages=2)
@@ -198,6 +210,62 @@ def test_a_rival_sees_as_many_patches_and_no_policy(
     assert 2 <= figures["patches"] <= 4
     assert (tmp_path / "high.safetensors").is_file()
     assert not (tmp_path / "policy.safetensors").exists()
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_rival_learns_from_as_many_keep_maps_as_the_policy(
+    high: DropModel,
+    store: ImageStore,
+    runtime: Runtime,
+    tmp_path: Path,
+    samples: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def spied(batch: ImageBatch, keep: torch.Tensor) -> torch.Tensor:
+        seen.append(keep)
+        return learned_loss(batch, keep)
+
+    monkeypatch.setattr(classification, "learned_loss", spied)
+    config = KeepTrainingConfig.model_validate({"steps": 1, "batch_size": 16, "samples": samples, **STILL})
+    train_rival(
+        high.clone(),
+        np.array([2, 4]),
+        "random",
+        from_centre((4, 4)),
+        store,
+        config,
+        0,
+        runtime,
+        tmp_path,
+        tmp_path / "c",
+    )
+    rival = [tuple(keep.shape) for keep in seen]
+    seen.clear()
+    model = high.clone().with_part("policy", POLICY, 0)
+    train_policy(model, True, store, config, 0, runtime, tmp_path, tmp_path / "c2")
+    assert rival == [tuple(keep.shape) for keep in seen] == [(16, 16)] * samples
+    assert len({keep.numpy().tobytes() for keep in seen}) == samples
+
+
+def test_one_keep_map_per_image_is_drawn_as_ever(
+    high: DropModel, store: ImageStore, runtime: Runtime, tmp_path: Path
+) -> None:
+    """The step by hand: one draw of counts, one keep map, one cross-entropy, AdamW."""
+    config = KeepTrainingConfig.model_validate({"steps": 1, "batch_size": 16, **STILL})
+    counts, order = np.array([2, 4, 7]), from_centre((4, 4))
+    rival, wanted = high.clone(), high.clone()
+    train_rival(rival, counts, "random", order, store, config, 0, runtime, tmp_path, tmp_path / "c")
+    assert wanted.high is not None
+    images, labels, _ = TrainingImages(store, 16, False, 0.0, 0, runtime).read(0)
+    rng = np.random.default_rng([0, BLIND, 0])
+    keep = blind_keep("random", rng.choice(counts, 16), order, rng)
+    optimiser = torch.optim.AdamW(wanted.high.parameters(), lr=config.classifier_rate, weight_decay=0.0)
+    batch = ImageBatch(wanted, images, wanted.lowered(images), labels, runtime, True)
+    descend(optimiser, learned_loss(batch, keep), list(wanted.high.parameters()), config.grad_norm)
+    for key, value in wanted.parts()["high"].state_dict().items():
+        assert torch.equal(value, rival.parts()["high"].state_dict()[key]), key
 
 
 def test_models_come_back_and_broken_ones_are_named(
