@@ -22,7 +22,7 @@ demo: $(READY)  ## adapt a policy to a shifted phantom domain; ends with a table
 test: $(READY) lint  ## linters, types, import contracts and tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 25 --durations-min 15
 
-test-slow: $(READY)  ## what `make test` leaves out: two workers, power loss, more ways to die, fresh environments, a browser
+test-slow: $(READY)  ## what `make test` leaves out: two workers, schedules, power loss, more ways to die, fresh environments, a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 1 -m slow
 
 lint: $(READY)  ## formatting, linters, types, import contracts

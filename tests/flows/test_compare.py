@@ -74,6 +74,7 @@ def test_its_folder_holds_page_figures_table_and_the_runs(two_seeds: tiny.Run) -
         assert said in two_seeds.said
 
 
+@pytest.mark.slow
 def test_a_comparison_killed_half_way_goes_on_by_resume(workshop: tiny.Workshop, two_seeds: tiny.Run) -> None:
     killed = "seed 2 · iteration 1 · PPO"
     run = workshop.start("undisturbed", *QUICK, "seeds=0,2", name="killed", command="compare", embedded=True)

@@ -484,6 +484,7 @@ def test_an_address_without_a_secret_is_fine(store: str | None) -> None:
 
 
 @pytest.mark.flow
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what processes do")
 def test_a_run_killed_on_one_machine_goes_on_on_another(
     workshop: tiny.Workshop, undisturbed: tiny.Run, tmp_path: Path

@@ -88,6 +88,7 @@ def test_suspended_without_a_worker_through_a_restart_refused_and_resumed_by_the
     assert review_figures(output) == {"accepted": 1, "corrected": 0, "rejected": 1}
 
 
+@pytest.mark.slow
 def test_resumed_from_the_shell_as_a_run_without_a_pool_goes(
     running: Place, config: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_schedule_fires_and_an_overlapping_run_is_refused(job: Job, tmp_path: Path) -> None:
     output = tmp_path / "runs"
     with place(tmp_path / "place") as here:
