@@ -32,9 +32,14 @@ def interrupted(arguments: list[str], files: int, monkeypatch: pytest.MonkeyPatc
         elif sent:
             time.sleep(0.3)  # else a busy machine is through before the main thread has its turn
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", keep_and_interrupt)
-        result = CliRunner().invoke(app, arguments)
+    # A process that a shell has started in the background ignores Ctrl-C, and so would the test.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "add", keep_and_interrupt)
+            result = CliRunner().invoke(app, arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
     return result, time.monotonic() - sent[0]
 
 
