@@ -13,10 +13,9 @@ from pydantic import Field, ValidationError
 
 from flows.classify_learned import learned_from
 from flows.classify_results import Record, Results, check_output, write_results
-from flows.config_loader import read_unchecked
 from flows.console import console
 from flows.file_digests import sha256_file, tree_digest
-from flows.models import CONFIG
+from flows.models import CONFIG, pipeline_name
 from flows.progress import StageProgress
 from flows.run_folder import versions
 from reward_data.errors import ArtifactError, ConfigError, DataError
@@ -27,7 +26,7 @@ from rl4seg.configs.runtime import RuntimeConfig
 if TYPE_CHECKING:
     from rl4seg.patchdrop.inference import DropPredictor
 
-PIPELINE, LOOP = "patchdrop", "auto-iteration"
+PIPELINE = "patchdrop"
 WANTED = "give the folder of a finished PatchDrop run, e.g. runs/NAME, or its model/ folder"
 READERS = 4  # threads that decode
 
@@ -127,7 +126,7 @@ def _what_it_is(folder: Path) -> str:
     from rl4seg.package import PACKAGE
 
     if (folder / CONFIG).is_file():
-        pipeline = read_unchecked(str(folder / CONFIG), []).get("pipeline", LOOP)
+        pipeline = pipeline_name(folder)
         if pipeline == PIPELINE:
             return "is the folder of a PatchDrop run that has not finished"
         return f"is the folder of a run ({pipeline}) that segments: rl4seg predict is for it"

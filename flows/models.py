@@ -58,7 +58,7 @@ def _is_package(folder: Path) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether it is the folder of one run of the loop."""
-    return (folder / CONFIG).is_file() and _pipeline(folder) == AutoIterationConfig.model_fields[
+    return (folder / CONFIG).is_file() and pipeline_name(folder) == AutoIterationConfig.model_fields[
         "pipeline"
     ].default
 
@@ -182,7 +182,7 @@ def _reward_net(run_folder: Path, store: ArtifactStore, iteration: int) -> Path 
     return None
 
 
-def _pipeline(folder: Path) -> str:
+def pipeline_name(folder: Path) -> str:
     """What a run folder's config is for; configs without the word are of the loop."""
     try:
         content = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
@@ -196,13 +196,15 @@ def _what_it_is(folder: Path) -> str:
     """What a folder without a model is, in words."""
     from rl4seg.patchdrop.inference import drop_model_folder
 
-    if drop_model_folder(folder) is not None or _pipeline(folder) == "patchdrop":
+    if drop_model_folder(folder) is not None or pipeline_name(folder) == "patchdrop":
         return "is a PatchDrop model, which classifies images and has no masks: use rl4seg classify"
     if (folder / CONFIG).is_file():
         inside = sorted(path.parent for path in folder.glob(f"**/{CONFIG}") if is_run(path.parent))
         if inside:
-            return f"is the folder of a study ({_pipeline(folder)}), wanted one of its runs, e.g. {inside[0]}"
-        return f"is the folder of a run ({_pipeline(folder)}) that hands out no model, or has not finished"
+            return f"is the folder of a study ({pipeline_name(folder)}), wanted one of its runs, e.g. {inside[0]}"
+        return (
+            f"is the folder of a run ({pipeline_name(folder)}) that hands out no model, or has not finished"
+        )
     if (folder / EXPORT).is_file():
         return "is an exported graph, which holds no model package; use it as its README says"
     return "no model here"

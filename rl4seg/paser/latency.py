@@ -86,7 +86,7 @@ def measure_latency(
     rivals = _spread([best_within(cascades, point.gflop) for _, point in own])
     nets, last = router.nets.names, len(router.nets) - 1
     works: dict[str, Work] = {name: _alone(router, net) for net, name in enumerate(nets)}
-    works[f"{nets[last]} {EVERY}"] = lambda image, _: router.alone(image, last)
+    works[f"{nets[last]} {EVERY}"] = _given(router, np.full_like(actions[POLICY], last))
     works |= {name: _thinking(router, actions[name]) for name in (POLICY, TRAINED)}
     works[CASCADE] = _cascading(router, best_within(cascades, figures.rows[POLICY].gflop).ran[timed])
     works |= {name: _given(router, actions[name]) for name in (RANDOM, ORACLE)}
